@@ -145,7 +145,8 @@ class _Canvas:
     def _soft(self, inside: Array) -> Array:
         """Turn a signed distance (positive inside) into a mask with an edge of about a pixel."""
         edge = 1.2 / self.size
-        return np.clip(inside / (2 * edge) + 0.5, 0, 1)
+        mask: Array = np.clip(inside / (2 * edge) + 0.5, 0, 1)
+        return mask
 
     def _ellipse(
         self, cx: Array, cy: Array, rx: Array, ry: Array, tilt: Array | float = 0

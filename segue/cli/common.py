@@ -1,0 +1,92 @@
+"""What commands share: the workspace, output as text or JSON, progress bars, consent."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segue.errors import ConsentError
+from segue.types import no_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from segue.types import Progress
+    from segue.workspace import Workspace
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+yes_option = click.option("--yes", is_flag=True, help="Agree without being asked.")
+
+
+def open_workspace(context: click.Context) -> Workspace:
+    """Open the workspace that `--workspace` names."""
+    from segue.workspace import Workspace
+
+    return Workspace.open(Path(str(context.obj)))
+
+
+def emit(value: Any, as_json: bool, text: Callable[[], str]) -> None:
+    """Print `value` as JSON, or what `text` makes for a person."""
+    click.echo(json.dumps(value, indent=2, default=str) if as_json else text())
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lay rows out in columns: numbers to the right, words to the left.
+
+    >>> print(table(["name", "rows"], [["faces/1", 20]]))
+    name     rows
+    faces/1    20
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        for i in range(len(header))
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(list(header)), *(line(row) for row in cells)])
+
+
+def agree(what: str, *, yes: bool) -> None:
+    """Ask on a terminal; elsewhere `--yes` must have been given.
+
+    Raises:
+        ConsentError: not agreed.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and click.confirm(f"{what}. Go on?", err=True)):
+        raise ConsentError(what)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Give a progress callback: a bar on a terminal (stderr), silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(done: int, total: int | None, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show

@@ -1,0 +1,169 @@
+"""`segue evaluate`, `calibrate` and `gate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segue.cli.common import emit, json_option, open_workspace, progress_bar
+from segue.errors import GateError
+
+data_option = click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Faces: DIR/people.csv with DIR/images, or DIR/PERSON/IMAGE.",
+)
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure versions on people that they have not seen."""
+
+
+@evaluate.command()
+@click.argument("reference")
+@data_option
+@json_option
+@click.pass_context
+def verification(context: click.Context, reference: str, data: Path, as_json: bool) -> None:
+    """Measure ten-fold accuracy on DATA/pairs.txt (LFW's protocol)."""
+    with progress_bar() as progress:
+        result = open_workspace(context).evaluate_verification(reference, data, progress)
+    value = {
+        "version": reference,
+        "accuracy": result.accuracy,
+        "standard_error": result.standard_error,
+        "folds": [float(fold) for fold in result.folds],
+        "thresholds": [float(threshold) for threshold in result.thresholds],
+    }
+    emit(
+        value,
+        as_json,
+        lambda: (
+            f"{reference}: accuracy {result.accuracy:.2%} ± {result.standard_error:.2%} "
+            f"over {len(result.folds)} folds"
+        ),
+    )
+
+
+@evaluate.command()
+@click.option("--old", required=True, help="The deployed version (v1).")
+@click.option("--new", required=True, help="The version to upgrade to (v2).")
+@click.option("--twin", help="The independent twin; found by itself where it was trained here.")
+@data_option
+@click.option("--part", default="validation", show_default=True, help="People to measure on.")
+@click.option("--bootstrap", default=200, show_default=True, help="Resamples for the intervals.")
+@click.option("--seed", default=0, show_default=True)
+@json_option
+@click.pass_context
+def compatibility(
+    context: click.Context,
+    old: str,
+    new: str,
+    twin: str | None,
+    data: Path,
+    part: str,
+    bootstrap: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure an upgrade: v1, v2 and mixed; store its edges, report and gate."""
+    with progress_bar() as progress:
+        result = open_workspace(context).evaluate_compatibility(
+            old,
+            new,
+            data,
+            twin=twin,
+            part=part,
+            bootstrap=bootstrap,
+            seed=seed,
+            progress=progress,
+        )
+    from segue.evaluation.report import render_markdown
+
+    value = {
+        "report": result.report.to_json(),
+        "gate": result.gate.to_json(),
+        "folder": str(result.folder),
+    }
+    emit(
+        value,
+        as_json,
+        lambda: f"{render_markdown(result.report, result.gate)}\nwritten to {result.folder}",
+    )
+
+
+@click.command()
+@click.argument("probe")
+@click.option("--stored", help="The stored version of the edge; PROBE itself by default.")
+@click.option("--data", type=click.Path(path_type=Path), help="Faces with calibration people.")
+@click.option("--part", default="calibration", show_default=True)
+@click.option("--from-gallery", help="Use random pairs of different identities of this gallery.")
+@json_option
+@click.pass_context
+def calibrate(
+    context: click.Context,
+    probe: str,
+    stored: str | None,
+    data: Path | None,
+    part: str,
+    from_gallery: str | None,
+    as_json: bool,
+) -> None:
+    """Map the distances of the edge PROBE -> STORED to false accept rates."""
+    workspace = open_workspace(context)
+    if (data is None) == (from_gallery is None):
+        raise click.UsageError("give either --data DIR or --from-gallery GALLERY")
+    if from_gallery is not None:
+        serving = workspace.gallery(from_gallery).serving
+        if stored is not None or workspace.registry.resolve(probe).version != serving:
+            raise click.UsageError(
+                f"--from-gallery calibrates what the gallery serves: {serving} with itself"
+            )
+        value = workspace.calibrate_from_gallery(from_gallery)
+    else:
+        assert data is not None
+        with progress_bar() as progress:
+            value = workspace.calibrate(probe, data, stored=stored, part=part, progress=progress)
+    emit(
+        value,
+        as_json,
+        lambda: (
+            f"calibrated {value['probe']} -> {value['stored']} on {value['impostors']:,} pairs of "
+            f"{value['people']} people; measured down to FAR {value['smallest_far']:.1e}, "
+            "extrapolated below"
+        ),
+    )
+
+
+@click.command()
+@click.option("--old", required=True, help="The deployed version (v1).")
+@click.option("--new", required=True, help="The version to upgrade to (v2).")
+@json_option
+@click.pass_context
+def gate(context: click.Context, old: str, new: str, as_json: bool) -> None:
+    """Tell whether an upgrade may serve mixed; exit 5 on NO-GO."""
+    registry = open_workspace(context).registry
+    old_version, new_version = registry.resolve(old).version, registry.resolve(new).version
+    stored = registry.report(old_version, new_version)
+    if stored is None:
+        raise GateError(
+            [f"{old_version} -> {new_version} was never measured"],
+            f"Measure it: `segue evaluate compatibility --old {old} --new {new} --data DIR`",
+        )
+    checks = stored.gate["checks"]
+    lines = [f"{'pass' if c['passed'] else 'FAIL'}  {c['name']}: {c['sentence']}" for c in checks]
+    go = bool(stored.gate["go"])
+    emit(
+        {"go": go, "checks": checks, "report": str(stored.path)},
+        as_json,
+        lambda: "\n".join(["GO" if go else "NO-GO", *lines, f"report: {stored.path}"]),
+    )
+    if not go:
+        failed = [c["name"] for c in checks if not c["passed"]]
+        raise GateError(
+            failed,
+            "Migrate with `--strategy blue-green`, or override with `--force REASON`",
+        )

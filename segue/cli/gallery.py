@@ -1,0 +1,349 @@
+"""`segue gallery` and `segue search`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segue.cli.common import (
+    agree,
+    emit,
+    json_option,
+    open_workspace,
+    progress_bar,
+    table,
+    yes_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from segue.index import Hit, Threshold
+
+Command = "Callable[..., Any]"
+
+
+def threshold_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the three ways in which an application states its threshold once."""
+    for option in (
+        click.option("--distance", type=float, help="A squared distance in use with v1."),
+        click.option("--false-hits", type=float, help="Expected false hits per search."),
+        click.option("--far", type=float, help="A false accept rate."),
+    ):
+        command = option(command)
+    return command
+
+
+def make_threshold(
+    far: float | None, false_hits: float | None, distance: float | None
+) -> Threshold | None:
+    """Return the threshold that was given, None if none was."""
+    from segue.index import Threshold
+
+    given = [value for value in (far, false_hits, distance) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError("give one of --far, --false-hits and --distance")
+    return Threshold(far=far, false_hits=false_hits, distance=distance) if given else None
+
+
+@click.group()
+def gallery() -> None:
+    """Store, import, export, inspect and erase faces."""
+
+
+@gallery.command("list")
+@json_option
+@click.pass_context
+def list_(context: click.Context, as_json: bool) -> None:
+    """List the galleries and the version each serves."""
+    workspace = open_workspace(context)
+    rows = [
+        {"gallery": name, "serving": opened.serving, "items": opened.count_items()}
+        for name in workspace.galleries()
+        for opened in [workspace.gallery(name)]
+    ]
+    emit(
+        rows,
+        as_json,
+        lambda: (
+            table(["gallery", "serving", "items"], [list(row.values()) for row in rows])
+            if rows
+            else "no galleries yet; make one with `segue gallery create NAME --version VERSION`"
+        ),
+    )
+
+
+@gallery.command()
+@click.argument("name")
+@click.option("--version", "reference", required=True, help="NAME/NUMBER or NAME@serving.")
+@click.option("--codec", type=click.Choice(["float32", "int8"]), default="float32")
+@click.pass_context
+def create(context: click.Context, name: str, reference: str, codec: str) -> None:
+    """Create the empty gallery NAME, served by a version."""
+    made = open_workspace(context).create_gallery(name, reference, codec=codec)
+    click.echo(
+        f"made gallery {name}, serving {made.serving}; next: `segue gallery enroll {name} DIR`"
+    )
+
+
+@gallery.command()
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Replace items that are there already.")
+@json_option
+@click.pass_context
+def enroll(context: click.Context, name: str, folder: Path, replace: bool, as_json: bool) -> int:
+    """Enrol the images below FOLDER; the folder an image lies in is its identity."""
+    with progress_bar() as progress:
+        result = open_workspace(context).enroll(name, folder, replace=replace, progress=progress)
+    failed = [{"item_id": f.item_id, "reason": f.reason} for f in result.failed]
+
+    def text() -> str:
+        lines = [f"enrolled {result.enrolled} items in {name}"]
+        lines += [f"not enrolled: {f['item_id']}: {f['reason']}" for f in failed]
+        return "\n".join(lines)
+
+    emit({"enrolled": result.enrolled, "failed": failed}, as_json, text)
+    return 1 if failed else 0
+
+
+@gallery.command("import")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--version", "reference", help="The vectors' version; the serving one by default.")
+@click.option("--output", default="embedding", show_default=True)
+@click.option("--ids", type=click.Path(path_type=Path), help="Item ids of a .npy file, one a line.")
+@click.option("--normalise", is_flag=True, help="Divide each vector by its length first.")
+@click.option("--replace", is_flag=True, help="Replace items that are there already.")
+@click.pass_context
+def import_(
+    context: click.Context,
+    name: str,
+    file: Path,
+    reference: str | None,
+    output: str,
+    ids: Path | None,
+    normalise: bool,
+    replace: bool,
+) -> None:
+    """Import vectors from FILE: .parquet (item_id, vector, …), or .npy with --ids."""
+    workspace = open_workspace(context)
+    opened = workspace.gallery(name)
+    version = workspace.registry.resolve(reference or opened.serving)
+    rows = opened.import_file(
+        file, version.version, output, ids=ids, normalise=normalise, replace=replace
+    )
+    click.echo(f"imported {rows} items into {name}")
+
+
+@gallery.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--version", "reference", help="Rows of this version; each item's live row if none.")
+@click.option("--output", default="embedding", show_default=True)
+@click.pass_context
+def export(
+    context: click.Context, name: str, file: Path, reference: str | None, output: str
+) -> None:
+    """Export vectors to FILE: .parquet, or .npy with its ids beside it."""
+    workspace = open_workspace(context)
+    version = workspace.registry.resolve(reference).version if reference else None
+    rows = workspace.gallery(name).export(file, version=version, output=output)
+    click.echo(f"exported {rows} rows to {file}")
+
+
+@gallery.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def files(context: click.Context, name: str, as_json: bool) -> None:
+    """Print the Parquet files that hold the gallery, for any reader; folds fresh rows first."""
+    paths = [str(path) for path in open_workspace(context).gallery(name).files()]
+    emit(paths, as_json, lambda: "\n".join(paths))
+
+
+@gallery.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def stats(context: click.Context, name: str, as_json: bool) -> None:
+    """Show items, rows of each version, mixing ratio and bytes."""
+    workspace = open_workspace(context)
+    value = {**asdict(workspace.gallery(name).stats()), "serving": workspace.gallery(name).serving}
+    emit(value, as_json, lambda: "\n".join(f"{key:18}{item}" for key, item in value.items()))
+
+
+@gallery.command()
+@click.argument("name")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@threshold_options
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    name: str,
+    first: Path,
+    second: Path,
+    far: float | None,
+    false_hits: float | None,
+    distance: float | None,
+    as_json: bool,
+) -> None:
+    """Tell whether two images show one person, by the gallery's version and a threshold."""
+    threshold = make_threshold(far, false_hits, distance)
+    if threshold is None:
+        raise click.UsageError("give a threshold: --far, --false-hits or --distance")
+    result = open_workspace(context).verify_images(name, first, second, threshold)
+    rate = "not calibrated" if result.far is None else f"FAR {result.far:.2e}"
+    emit(
+        asdict(result),
+        as_json,
+        lambda: (
+            f"{'same' if result.same else 'different'} "
+            f"(squared distance {result.distance:.4f}, {rate})"
+        ),
+    )
+
+
+@gallery.command()
+@click.argument("name")
+@click.argument("item_ids", nargs=-1)
+@click.option("--identity", help="Erase every item of this person.")
+@yes_option
+@json_option
+@click.pass_context
+def erase(
+    context: click.Context,
+    name: str,
+    item_ids: tuple[str, ...],
+    identity: str | None,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Erase items for good: never served, never written again, swept from every file."""
+    if bool(item_ids) == bool(identity):
+        raise click.UsageError("give ITEM_IDS or --identity, one of them")
+    opened = open_workspace(context).gallery(name)
+    agree("erasing cannot be undone", yes=yes)
+    result = opened.erase(item_ids=item_ids) if item_ids else opened.erase(identity=identity)
+    swept = "erased" if result.swept else "deleted, not yet swept (run the same command again)"
+    emit(asdict(result), as_json, lambda: f"{result.items} items {swept}")
+    return 0 if result.swept else 75
+
+
+@gallery.command()
+@click.argument("name")
+@click.argument("query")
+@json_option
+@click.pass_context
+def sql(context: click.Context, name: str, query: str, as_json: bool) -> None:
+    """Run a DuckDB query over the views `embeddings` and `live`."""
+    columns, rows = open_workspace(context).gallery(name).sql(query)
+    emit(
+        [dict(zip(columns, row, strict=True)) for row in rows],
+        as_json,
+        lambda: table(columns, rows),
+    )
+
+
+@gallery.command()
+@click.argument("name")
+@click.pass_context
+def compact(context: click.Context, name: str) -> None:
+    """Fold fresh rows and small segments into large ones; remove files of crashed commits."""
+    opened = open_workspace(context).gallery(name)
+    before = opened.stats().segments
+    opened.compact()
+    click.echo(f"{name}: {before} segments became {opened.stats().segments}")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--vector", type=click.Path(path_type=Path), help="Probe vectors, .npy [N, d].")
+@click.option("--version", "reference", help="The version of --vector; the serving one by default.")
+@click.option("--output", default="embedding", show_default=True, help="The output of --vector.")
+@click.option("-k", default=5, show_default=True, help="Hits for each probe.")
+@click.option("--inline-ms", default=0, help="Re-embed old hits within the query, for so long.")
+@threshold_options
+@json_option
+@click.pass_context
+def search(
+    context: click.Context,
+    name: str,
+    images: tuple[Path, ...],
+    vector: Path | None,
+    reference: str | None,
+    output: str,
+    k: int,
+    inline_ms: int,
+    far: float | None,
+    false_hits: float | None,
+    distance: float | None,
+    as_json: bool,
+) -> None:
+    """Find the nearest items of the gallery NAME to IMAGES, or to vectors."""
+    if bool(images) == (vector is not None):
+        raise click.UsageError("give image files or --vector FILE, one of them")
+    threshold = make_threshold(far, false_hits, distance)
+    workspace = open_workspace(context)
+    if vector is not None:
+        probe = _read_probe(context, name, vector, reference, output)
+        found = workspace.gallery(name).search(probe, k=k, threshold=threshold)
+        labels = [f"{vector}[{row}]" for row in range(len(found))]
+    else:
+        found = workspace.search(
+            name, images, k=k, threshold=threshold, inline_milliseconds=inline_ms
+        )
+        labels = [str(path) for path in images]
+    emit(
+        [
+            {"probe": p, "hits": [asdict(h) for h in hits]}
+            for p, hits in zip(labels, found, strict=True)
+        ],
+        as_json,
+        lambda: "\n\n".join(_show(p, hits) for p, hits in zip(labels, found, strict=True)),
+    )
+
+
+def _read_probe(
+    context: click.Context, name: str, file: Path, reference: str | None, output: str
+) -> Any:
+    import numpy as np
+
+    from segue.errors import MissingPathError, VectorError
+    from segue.index import Probe
+
+    workspace = open_workspace(context)
+    if not file.is_file():
+        raise MissingPathError(file, "file of probe vectors")
+    try:
+        vectors = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise VectorError(f"{file} is no .npy file of numbers: {error}") from error
+    version = workspace.registry.resolve(reference or workspace.gallery(name).serving)
+    return Probe(version.version, {output: np.atleast_2d(vectors)})
+
+
+def _show(probe: str, hits: list[Hit]) -> str:
+    rows = [
+        [
+            hit.item_id,
+            hit.identity or "",
+            f"{hit.distance:.4f}",
+            "" if hit.far is None else f"{hit.far:.1e}{'*' if hit.extrapolated else ''}",
+            hit.version,
+        ]
+        for hit in hits
+    ]
+    lines = [probe]
+    lines.append(
+        table(["item", "identity", "distance", "far", "version"], rows) if rows else "no hits"
+    )
+    if any(hit.extrapolated for hit in hits):
+        lines.append("* beyond what the calibration measured")
+    return "\n".join(lines)

@@ -1,0 +1,267 @@
+"""`segue migrate`: plan, start, run, control, verify, finish or go back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segue.cli.common import (
+    agree,
+    emit,
+    json_option,
+    open_workspace,
+    progress_bar,
+    table,
+    yes_option,
+)
+from segue.errors import MissingPathError, UsageError
+
+if TYPE_CHECKING:
+    from segue.migrations import Plan
+
+name_argument = click.argument("name")
+
+
+@click.group()
+def migrate() -> None:
+    """Move a gallery from one version to another while it serves."""
+
+
+@migrate.command()
+@name_argument
+@click.option("--to", "target", required=True, help="The new version.")
+@click.option("--strategy", type=click.Choice(["mixed", "blue-green"]), help="By the gate if none.")
+@click.option("--order", default="oldest", show_default=True, help="oldest, random or farthest.")
+@click.option("--batch", default=256, show_default=True, help="Items of one commit.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the plan to this file.")
+@json_option
+@click.pass_context
+def plan(
+    context: click.Context,
+    name: str,
+    target: str,
+    strategy: str | None,
+    order: str,
+    batch: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what a migration of NAME would do; nothing is changed."""
+    made = open_workspace(context).plan(name, target, strategy=strategy, order=order, batch=batch)
+    value = made.to_json()
+    if out is not None:
+        from segue.files import write_durably
+
+        write_durably(out, (json.dumps(value, indent=2) + "\n").encode())
+    emit(value, as_json, lambda: _describe(made, out))
+
+
+def _describe(made: Plan, out: Path | None) -> str:
+    gate = "never measured" if made.gate is None else ("GO" if made.gate["go"] else "NO-GO")
+    lines = [
+        f"{made.gallery}: {made.source} -> {made.target}, {made.strategy}",
+        f"gate        {gate}",
+        f"items       {made.items}, of which {made.to_migrate} to migrate",
+        f"no source   {made.missing_sources}",
+        f"to write    {made.bytes:,} bytes of vectors",
+    ]
+    if made.seconds is not None:
+        lines.append(f"embedding   about {made.seconds:.0f} s")
+    if made.strategy == "blue-green":
+        lines.append("blue-green: the old version serves until `segue migrate cutover`")
+    start = f"--plan {out}" if out else f"--to {made.target}"
+    lines.append(f"next: segue migrate start {made.gallery} {start}")
+    return "\n".join(lines)
+
+
+@migrate.command()
+@name_argument
+@click.option("--to", "target", help="The new version (plans and starts at once).")
+@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Start this plan.")
+@click.option("--strategy", type=click.Choice(["mixed", "blue-green"]))
+@click.option("--order", default="oldest", show_default=True)
+@click.option("--batch", default=256, show_default=True)
+@click.option("--force", metavar="REASON", help="Override a NO-GO; the ledger keeps the reason.")
+@click.pass_context
+def start(
+    context: click.Context,
+    name: str,
+    target: str | None,
+    plan_file: Path | None,
+    strategy: str | None,
+    order: str,
+    batch: int,
+    force: str | None,
+) -> None:
+    """Start a migration of NAME: in mixed mode the new version serves from now on."""
+    workspace = open_workspace(context)
+    if (target is None) == (plan_file is None):
+        raise click.UsageError("give either --to VERSION or --plan FILE")
+    if plan_file is not None:
+        made = _read_plan(plan_file)
+        if made.gallery != name:
+            raise UsageError(f"{plan_file} plans gallery {made.gallery!r}, not {name!r}")
+    else:
+        assert target is not None
+        made = workspace.plan(name, target, strategy=strategy, order=order, batch=batch)
+    migration = workspace.start(made, force=force)
+    status = migration.status()
+    click.echo(
+        f"{name}: {status.state}, {made.strategy}, serving {workspace.gallery(name).serving}; "
+        f"next: `segue migrate run {name}`"
+    )
+
+
+def _read_plan(file: Path) -> Plan:
+    from segue.migrations import Plan
+
+    if not file.is_file():
+        raise MissingPathError(file, "plan")
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{file} is no plan: {error}") from error
+    return Plan.from_json(value)
+
+
+@migrate.command()
+@name_argument
+@click.option("--limit", type=int, help="Stop after about so many items.")
+@json_option
+@click.pass_context
+def run(context: click.Context, name: str, limit: int | None, as_json: bool) -> int:
+    """Re-embed what is left; a killed run goes on with the same command."""
+    workspace = open_workspace(context)
+    migration = workspace.migration(name)
+    with progress_bar() as progress:
+        result = migration.run(progress=progress, limit=limit)
+
+    def text() -> str:
+        line = f"{name}: {result.state}; migrated {result.migrated}, left {result.left}"
+        if result.failed:
+            line += (
+                f", {result.failed} quarantined (see `segue migrate status {name}`; "
+                f"`segue migrate run {name}` after `segue migrate retry {name}` tries them again)"
+            )
+        elif result.state == "caught_up":
+            line += f"; next: `segue migrate verify {name}`"
+        return line
+
+    emit(asdict(result), as_json, text)
+    return 1 if result.failed else 0
+
+
+@migrate.command()
+@name_argument
+@json_option
+@click.pass_context
+def status(context: click.Context, name: str, as_json: bool) -> None:
+    """Show state, progress, what a runner waits for, and quarantined items by reason."""
+    value = asdict(open_workspace(context).migration(name).status())
+    emit(value, as_json, lambda: "\n".join(f"{key:16}{item}" for key, item in value.items()))
+
+
+def _simple(action: str, text: str) -> click.Command:
+    @click.command(action, help=text)
+    @name_argument
+    @click.pass_context
+    def command(context: click.Context, name: str) -> None:
+        migration = open_workspace(context).migration(name)
+        getattr(migration, action)()
+        click.echo(f"{name}: {migration.status().state}")
+
+    return command
+
+
+for _action, _text in (
+    ("pause", "Pause the runner, from any process, within one batch."),
+    ("resume", "Let a paused migration go on."),
+    ("retry", "Take items out of quarantine, to be tried again."),
+    ("cutover", "Blue-green: let the new version serve; needs `verify` first."),
+):
+    migrate.add_command(_simple(_action, _text))
+
+
+@migrate.command()
+@name_argument
+@click.argument("items_per_second", type=float)
+@click.pass_context
+def throttle(context: click.Context, name: str, items_per_second: float) -> None:
+    """Hold the runner to ITEMS_PER_SECOND; 0 lifts it."""
+    migration = open_workspace(context).migration(name)
+    migration.throttle(items_per_second or None)
+    click.echo(f"{name}: {items_per_second or 'unlimited'} items per second")
+
+
+@migrate.command()
+@name_argument
+@click.option("--sample", default=100, show_default=True, help="Items re-embedded and compared.")
+@json_option
+@click.pass_context
+def verify(context: click.Context, name: str, sample: int, as_json: bool) -> None:
+    """Re-embed a sample, check files, find known items end to end; exit 6 on a mismatch."""
+    result = open_workspace(context).migration(name).verify(sample=sample)
+    emit(
+        asdict(result),
+        as_json,
+        lambda: "\n".join(f"{key:16}{item}" for key, item in asdict(result).items()),
+    )
+
+
+@migrate.command()
+@name_argument
+@click.option("--grace", default=0.0, show_default=True, help="Hours before old rows are removed.")
+@click.option("--leave-old", is_flag=True, help="Leave items that only the old version can serve.")
+@yes_option
+@click.pass_context
+def complete(context: click.Context, name: str, grace: float, leave_old: bool, yes: bool) -> None:
+    """Remove the old version's rows; there is no revert after that."""
+    migration = open_workspace(context).migration(name)
+    agree("completing removes the old version's vectors for good", yes=yes)
+    migration.complete(yes=True, grace=grace * 3600, leave_old=leave_old)
+    click.echo(f"{name}: {migration.status().state}")
+
+
+@migrate.command()
+@name_argument
+@yes_option
+@click.pass_context
+def revert(context: click.Context, name: str, yes: bool) -> None:
+    """Let the old version serve again; the new version's vectors are kept."""
+    migration = open_workspace(context).migration(name)
+    agree("reverting changes the serving version", yes=yes)
+    migration.revert()
+    click.echo(f"{name}: {migration.status().state}")
+
+
+@migrate.command()
+@name_argument
+@yes_option
+@click.pass_context
+def abort(context: click.Context, name: str, yes: bool) -> None:
+    """Give the migration up while the old version serves; deletes the new vectors."""
+    migration = open_workspace(context).migration(name)
+    agree("aborting deletes the new version's vectors", yes=yes)
+    migration.abort()
+    click.echo(f"{name}: {migration.status().state}")
+
+
+@migrate.command()
+@name_argument
+@json_option
+@click.pass_context
+def history(context: click.Context, name: str, as_json: bool) -> None:
+    """Show every event of the gallery's migrations."""
+    events: list[Any] = open_workspace(context).migration(name).history()
+    emit(
+        [asdict(event) for event in events],
+        as_json,
+        lambda: table(
+            ["at", "actor", "event", "state"],
+            [[e.at[:19], e.actor, e.name, e.state] for e in events],
+        ),
+    )

@@ -1,0 +1,53 @@
+"""`segue init`, `doctor`, `backup` and `restore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segue.cli.common import agree, emit, json_option, open_workspace, yes_option
+
+
+@click.command()
+@click.pass_context
+def init(context: click.Context) -> None:
+    """Make an empty workspace in the folder that --workspace names."""
+    from segue.workspace import Workspace
+
+    workspace = Workspace.init(Path(str(context.obj)))
+    click.echo(
+        f"made workspace {workspace.root}; next: `segue train base NAME --data DIR`, "
+        "or `segue models register NAME --onnx FILE`"
+    )
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> int:
+    """Check the database, every model and every gallery; exit 1 if anything is wrong."""
+    problems = open_workspace(context).doctor()
+    emit({"problems": problems}, as_json, lambda: "\n".join(problems) or "nothing wrong")
+    return 1 if problems else 0
+
+
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@click.pass_context
+def backup(context: click.Context, target: Path) -> None:
+    """Copy catalog, segments, models and reports of one moment into the new folder TARGET."""
+    open_workspace(context).backup(target)
+    click.echo(f"backed up to {target}; put it back with `segue restore {target}`")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@yes_option
+@click.pass_context
+def restore(context: click.Context, source: Path, yes: bool) -> None:
+    """Put the backup SOURCE back into this workspace; items erased since stay erased."""
+    workspace = open_workspace(context)
+    agree(f"restoring replaces what {workspace.root} holds now", yes=yes)
+    workspace.restore(source)
+    click.echo(f"restored from {source}; check it with `segue doctor`")

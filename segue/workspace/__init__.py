@@ -1,0 +1,12 @@
+"""The public face of Segue: what a command does that needs several rooms.
+
+`Workspace` opens a folder with its database, models and galleries; `training`, `measuring` and
+`enrolling` hold what its methods do.
+"""
+
+from __future__ import annotations
+
+from segue.workspace.core import Workspace
+from segue.workspace.measuring import Compatibility
+
+__all__ = ["Compatibility", "Workspace"]

@@ -1,0 +1,109 @@
+"""Images into a gallery, and images as probes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segue.errors import DataError, MissingPathError
+from segue.images import decode, list_images
+from segue.index import Enrolment, Hit, NewItem, PairResult, Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from segue.index import Threshold
+    from segue.types import Progress
+    from segue.workspace.core import Workspace
+
+
+def enroll(
+    workspace: Workspace,
+    gallery: str,
+    folder: Path,
+    *,
+    replace: bool,
+    progress: Progress,
+) -> Enrolment:
+    """Enrol every image below `folder`; the folder an image lies in is its identity.
+
+    The item's id is the image's path below `folder`. Images that cannot be decoded are reported,
+    the others are enrolled.
+
+    Raises:
+        MissingPathError, DataError: no such folder, or no image in it.
+    """
+    opened = workspace.gallery(gallery)
+    items = items_below(folder)
+    embedders = [
+        workspace.registry.load(version) for version in (opened.serving, *opened.companions)
+    ]
+    return opened.enroll(items, embedders, replace=replace, progress=progress)
+
+
+def items_below(folder: Path) -> list[NewItem]:
+    """Return one item for each image below a folder (or for the one image given).
+
+    Raises:
+        MissingPathError, DataError: no such folder, or no image in it.
+    """
+    if folder.is_file():
+        return [NewItem(folder.name, folder.parent.name or None, str(folder.resolve()))]
+    if not folder.is_dir():
+        raise MissingPathError(folder, "folder of images")
+    paths = list_images(folder)
+    if not paths:
+        raise DataError(
+            f"{folder} holds no images; give a folder with one folder of images for each person"
+        )
+    items = []
+    for path in paths:
+        relative = path.relative_to(folder)
+        identity = relative.parent.as_posix() if len(relative.parts) > 1 else None
+        items.append(NewItem(relative.as_posix(), identity, str(path.resolve())))
+    return items
+
+
+def probe(workspace: Workspace, gallery: str, images: Sequence[Path]) -> Probe:
+    """Embed image files with the gallery's serving version.
+
+    Raises:
+        ImageError: one of them cannot be decoded.
+    """
+    embedder = workspace.registry.load(workspace.gallery(gallery).serving)
+    decoded = np.stack([decode(path, embedder.input_size) for path in images])
+    return Probe(embedder.version, embedder.embed(decoded))
+
+
+def search(
+    workspace: Workspace,
+    gallery: str,
+    images: Sequence[Path],
+    *,
+    k: int,
+    threshold: Threshold | None,
+    inline_milliseconds: int,
+) -> list[list[Hit]]:
+    """Search by image files; see `Workspace.search`."""
+    opened = workspace.gallery(gallery)
+    hits = opened.search(probe(workspace, gallery, images), k=k, threshold=threshold)
+    if inline_milliseconds > 0:
+        from segue.migrations import open_migration, reembed_hits
+
+        if open_migration(workspace.database, gallery) is not None:
+            migration = workspace.migration(gallery)
+            embedder = workspace.registry.load(migration.target)
+            reembed_hits(
+                opened, [hit for found in hits for hit in found], embedder, inline_milliseconds
+            )
+    return hits
+
+
+def verify_images(
+    workspace: Workspace, gallery: str, first: Path, second: Path, threshold: Threshold
+) -> PairResult:
+    """Compare two images with the gallery's serving version."""
+    probes = [probe(workspace, gallery, [path]) for path in (first, second)]
+    return workspace.gallery(gallery).verify_pair(probes[0], probes[1], threshold)

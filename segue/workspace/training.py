@@ -1,0 +1,166 @@
+"""Train on a list of people, log to MLflow, register what came out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import VectorError
+from segue.files import sha256_bytes
+from segue.images import FaceList, read_faces
+from segue.types import DEFAULT_OUTPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from segue.registry import Version
+    from segue.train import HarmonicSettings, Trained, TrainSettings
+    from segue.types import Floats, Progress
+    from segue.workspace.core import Workspace
+
+    Log = Callable[[int, dict[str, float]], None]
+
+
+def train_base(
+    workspace: Workspace,
+    name: str,
+    data: Path,
+    settings: TrainSettings,
+    *,
+    old_only: bool,
+    progress: Progress,
+) -> Version:
+    """Train a network of its own space and register it as the next version of `name`."""
+    from segue import train
+
+    faces = read_faces(data).part("train", old_only=old_only)
+
+    def work(checkpoint: Path, log: Log) -> Trained:
+        return train.train_base(faces, settings, checkpoint=checkpoint, progress=progress, log=log)
+
+    return _train_and_register(
+        workspace, name, work, kind="base", settings=asdict(settings), faces=faces, lineage={}
+    )
+
+
+def train_harmonic(
+    workspace: Workspace,
+    data: Path,
+    settings: HarmonicSettings,
+    *,
+    old: str,
+    start: str,
+    old_vectors: Path | None,
+    twin: bool,
+    progress: Progress,
+) -> tuple[Version, Version | None]:
+    """Train `start` on against the frozen vectors of `old`; then its twin, without them."""
+    from segue import train
+
+    registry = workspace.registry
+    old_version, start_version = registry.resolve(old), registry.resolve(start)
+    faces = read_faces(data).part("train")
+    network = registry.network(start_version.version)
+    vectors = _old_vectors(workspace, old_version.version, faces, old_vectors, progress)
+    if vectors.shape[1] != old_version.dimension:
+        raise VectorError(
+            f"the old vectors have dimension {vectors.shape[1]}, {old_version.version} has "
+            f"{old_version.dimension}; they come from another model"
+        )
+
+    def harmonic(checkpoint: Path, log: Log) -> Trained:
+        return train.train_harmonic(
+            faces,
+            settings,
+            start=network,
+            old_vectors=vectors,
+            checkpoint=checkpoint,
+            progress=progress,
+            log=log,
+        )
+
+    def independent(checkpoint: Path, log: Log) -> Trained:
+        return train.train_twin(
+            faces, settings, start=network, checkpoint=checkpoint, progress=progress, log=log
+        )
+
+    lineage = {"old": old_version.version, "start": start_version.version}
+    made = _train_and_register(
+        workspace,
+        start_version.name,
+        harmonic,
+        kind="harmonic",
+        settings=asdict(settings),
+        faces=faces,
+        lineage=lineage,
+    )
+    if not twin:
+        return made, None
+    lineage = {"twin_of": made.version, "start": start_version.version}
+    return made, _train_and_register(
+        workspace,
+        f"{made.name}-twin",
+        independent,
+        kind="twin",
+        settings=asdict(settings),
+        faces=faces,
+        lineage=lineage,
+    )
+
+
+def _old_vectors(
+    workspace: Workspace,
+    old: str,
+    faces: FaceList,
+    file: Path | None,
+    progress: Progress,
+) -> Floats:
+    if file is not None:
+        from segue.train import old_vectors_from_file
+
+        return old_vectors_from_file(file, faces)
+    from segue.workspace.measuring import embed_faces
+
+    return embed_faces(workspace, old, faces, progress)[DEFAULT_OUTPUT]
+
+
+def _train_and_register(
+    workspace: Workspace,
+    name: str,
+    work: Callable[[Path, Log], Trained],
+    *,
+    kind: str,
+    settings: dict[str, Any],
+    faces: FaceList,
+    lineage: dict[str, str],
+) -> Version:
+    fingerprint = faces.fingerprint
+    asked = json.dumps([kind, settings, lineage, fingerprint], sort_keys=True)
+    checkpoint = workspace.root / "checkpoints" / f"{name}-{sha256_bytes(asked.encode())[:16]}"
+    with workspace.registry.tracking.training_run(
+        f"{name} {kind}", {**settings, **lineage}, fingerprint
+    ) as run:
+        trained = work(checkpoint, run.log)
+    from segue.networks import save_weights
+
+    version = workspace.registry.register_network(
+        name,
+        architecture=trained.architecture,
+        settings=trained.settings,
+        weights=save_weights(trained.network),
+        preprocessing=trained.preprocessing,
+        details={
+            "kind": kind,
+            **lineage,
+            "training": settings,
+            "data": fingerprint,
+            "people": len(faces.people),
+            "images": len(faces),
+            "seconds": round(trained.seconds, 1),
+        },
+    )
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return version
