@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -20,6 +19,7 @@ from sqlalchemy import event
 from segue.errors import DiskFullError, FormatError, LockedError, ReadOnlyError, WorkspaceError
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Iterator
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -320,16 +320,15 @@ class Database:
             FormatError: its format is not `FORMAT`.
             WorkspaceError: the file is no Segue database.
         """
-        with self.read() as connection:
-            try:
+        try:
+            with self.read() as connection:
                 found = connection.scalar(
                     sa.select(workspace.c.value).where(workspace.c.key == "format")
                 )
-            except sa.exc.DatabaseError as error:
-                raise WorkspaceError(
-                    f"{self.location} is no Segue database ({error.__cause__}); "
-                    "restore it from a backup"
-                ) from error
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            raise WorkspaceError(
+                f"{self.location} is no Segue database; restore it from a backup"
+            ) from error
         if found != FORMAT:
             raise FormatError(str(self.location), str(found), FORMAT)
 

@@ -4,7 +4,7 @@
 SegueError                      exit code 1
 ├── UsageError                  2   the call itself is wrong
 │   ├── InvalidNameError        2
-│   ├── UnknownNameError        2   a name that no registry of ours knows (architecture, loss, order …)
+│   ├── UnknownNameError        2   a name no registry of ours knows (architecture, loss …)
 │   ├── MissingPathError        2
 │   └── ConsentError            2   a destructive command without --yes
 ├── DataError                   1   the data cannot be used

@@ -11,12 +11,12 @@ import hashlib
 import os
 import secrets
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue.errors import DiskFullError, MissingPathError, ReadOnlyError, TamperedError
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Iterator
 
 
