@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DATA   ?=
 OUT    ?=
 
-.PHONY: demo test lint kill-battery lfw bench clean
+.PHONY: demo test lint docs kill-battery clean
 
 # The stamp is remade whenever what is to be installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +24,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m segue.cli.reference > docs/cli.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

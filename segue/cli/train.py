@@ -1,0 +1,111 @@
+"""`segue train base` and `segue train harmonic`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segue.cli.common import emit, json_option, open_workspace, progress_bar
+from segue.cli.evaluate import data_option
+
+if TYPE_CHECKING:
+    from segue.registry import Version
+
+
+@click.group()
+def train() -> None:
+    """Train a version, or one harmonic with an old version.
+
+    A killed training goes on when the same command is run again.
+    """
+
+
+@train.command()
+@click.argument("name")
+@data_option
+@click.option("--old-only", is_flag=True, help="Only the half of the people marked v1.")
+@click.option("--architecture", default="small", show_default=True)
+@click.option("--width", default=16, show_default=True, help="Channels of the first stage.")
+@click.option("--dimension", default=64, show_default=True, help="Length of the embedding.")
+@click.option("--image-size", default=64, show_default=True, help="Pixels a side.")
+@click.option("--steps", default=600, show_default=True, help="Batches.")
+@click.option("--learning-rate", type=float, help="Peak step size.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", default=0, show_default=True, help="CPU threads; 0 is all.")
+@json_option
+@click.pass_context
+def base(
+    context: click.Context, name: str, data: Path, old_only: bool, as_json: bool, **given: Any
+) -> None:
+    """Train a network of its own space on part `train`, register it as the next NAME."""
+    from segue.train import TrainSettings
+
+    settings = TrainSettings(**{key: value for key, value in given.items() if value is not None})
+    workspace = open_workspace(context)
+    with progress_bar() as progress:
+        version = workspace.train_base(name, data, settings, old_only=old_only, progress=progress)
+    emit(_value(version), as_json, lambda: _line(version))
+
+
+@train.command()
+@data_option
+@click.option("--old", required=True, help="The deployed version whose vectors stay (v1).")
+@click.option("--from", "start", required=True, help="The independent new version to start from.")
+@click.option("--old-vectors", type=click.Path(path_type=Path), help=".npz with v1's vectors.")
+@click.option("--loss", help="A registered loss; harmonic if none.")
+@click.option("--head-steps", type=int, help="Batches of stage 1, embedding layer alone.")
+@click.option("--steps", type=int, help="Batches of stage 2, whole network.")
+@click.option("--learning-rate", type=float, help="Peak step size.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", default=0, show_default=True, help="CPU threads; 0 is all.")
+@click.option(
+    "--twin/--no-twin", default=True, help="Train the twin that the report compares with."
+)
+@json_option
+@click.pass_context
+def harmonic(
+    context: click.Context,
+    data: Path,
+    old: str,
+    start: str,
+    old_vectors: Path | None,
+    twin: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train --from on, against the frozen vectors of --old, in two stages; and its twin."""
+    from segue.train import HarmonicSettings
+
+    settings = HarmonicSettings(**{k: value for k, value in given.items() if value is not None})
+    workspace = open_workspace(context)
+    with progress_bar() as progress:
+        made, other = workspace.train_harmonic(
+            data,
+            settings,
+            old=old,
+            start=start,
+            old_vectors=old_vectors,
+            twin=twin,
+            progress=progress,
+        )
+    versions = [made] if other is None else [made, other]
+    advice = f"next: `segue evaluate compatibility --old {old} --new {made.version} --data {data}`"
+    emit(
+        [_value(version) for version in versions],
+        as_json,
+        lambda: "\n".join([*(_line(version) for version in versions), advice]),
+    )
+
+
+def _value(version: Version) -> dict[str, Any]:
+    return {"version": version.version, "outputs": version.outputs, "details": version.details}
+
+
+def _line(version: Version) -> str:
+    details = version.details
+    return (
+        f"{version.version} ({details['kind']}): {details['images']} images of "
+        f"{details['people']} people, {details['seconds']:.0f} s"
+    )
