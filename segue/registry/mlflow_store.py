@@ -1,0 +1,92 @@
+"""Reaching MLflow: imported late, its telemetry off, quiet, and its errors told in one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from segue.errors import RegistryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+# Read by MLflow itself, set only where the user did not: no telemetry, and a server that is not
+# there is told within seconds rather than after minutes of retries.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+def connect(uri: str) -> Any:
+    """Return an `MlflowClient` for `uri` whose store exists; call it inside `translated`."""
+    tracking = load("mlflow.tracking")
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+    client = tracking.MlflowClient(tracking_uri=uri, registry_uri=registry)
+    client.search_experiments(max_results=1)  # creates the tables, or finds nobody there
+    return client
+
+
+def load(module: str) -> Any:
+    """Import a module of MLflow: telemetry off, no notices, no warnings at import."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with quiet():
+        found = importlib.import_module(module)
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        for logger in ("mlflow", "alembic"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Swallow MLflow's Python warnings: advice to its own developers, coloured for a terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow's store is a database that this process writes itself."""
+    return urlsplit(uri).scheme.split("+")[0] in _DATABASES
+
+
+def public_uri(uri: str) -> str:
+    """Return `uri` without the password that it may hold.
+
+    >>> public_uri("http://me:secret@host:5000/x")
+    'http://***@host:5000/x'
+    """
+    return re.sub(r"(?<=://)[^/@]*@", "***@", uri)
+
+
+@contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into one sentence.
+
+    Raises:
+        RegistryError: MLflow cannot be reached or refuses.
+    """
+    import sqlalchemy as sa
+
+    exceptions = load("mlflow.exceptions")
+    # ImportError: a database driver is not installed; OSError: files, and all errors of requests.
+    kinds = (exceptions.MlflowException, sa.exc.SQLAlchemyError, OSError, ImportError)
+    try:
+        yield
+    except kinds as error:
+        reason = public_uri(" ".join(str(error).split())[:240]) or type(error).__name__
+        raise RegistryError(
+            f"MLflow at {public_uri(uri)} cannot be used: {reason}; start it, or point "
+            "MLFLOW_TRACKING_URI elsewhere"
+        ) from error
