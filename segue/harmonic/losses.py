@@ -202,7 +202,7 @@ class HarmonicTripletLoss:
         if self.self_weight != 1:
             all_new = is_new[triplets.anchor] & is_new[triplets.positive]
             all_new &= is_new[triplets.negative]
-            weights = torch.where(all_new, self.self_weight, 1.0).to(distances)
+            weights = distances.new_ones(len(all_new)).masked_fill(all_new, self.self_weight)
         return _weighted_mean(distances, triplets, self.margin, weights)
 
     @staticmethod
