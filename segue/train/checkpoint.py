@@ -1,0 +1,145 @@
+"""Checkpoints: one safetensors file with the weights, the optimiser's state and a JSON header.
+
+A checkpoint is written durably and whole, so a kill leaves the last one. It remembers what it is a
+checkpoint *of*: settings, data and starting weights; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save as save_tensors
+
+from segue.errors import FormatError, TrainingError, UnsafeModelError
+from segue.files import write_durably
+from segue.networks.weights import read_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+FORMAT = 1
+FILE_NAME = "checkpoint.safetensors"
+_WEIGHTS, _OPTIMISER = "weights.", "optimiser."
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training after `step` steps.
+
+    Attributes:
+        step: optimiser steps done, over all stages.
+        weights: parameters and buffers by name.
+        optimiser: state of the optimiser of the stage at hand: parameter number -> name -> value;
+            empty at the end of a stage.
+        history: entries so far.
+        seconds: spent so far.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    optimiser: dict[int, dict[str, Tensor]]
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, of: Mapping[str, Any]) -> None:
+    """Write `folder/checkpoint.safetensors`, replacing an earlier one.
+
+    Args:
+        folder: made if it is not there.
+        checkpoint: the state.
+        of: what it is a checkpoint of, as JSON values.
+
+    Raises:
+        DiskFullError, ReadOnlyError: it cannot be written; the earlier one is whole.
+    """
+    tensors = {_WEIGHTS + name: value for name, value in checkpoint.weights.items()}
+    for number, state in checkpoint.optimiser.items():
+        tensors |= {f"{_OPTIMISER}{number}.{name}": value for name, value in state.items()}
+    header = {
+        "format": FORMAT,
+        "of": of,
+        "step": checkpoint.step,
+        "history": checkpoint.history,
+        "seconds": checkpoint.seconds,
+    }
+    content = save_tensors(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        metadata={"segue": json.dumps(header)},
+    )
+    write_durably(folder / FILE_NAME, content)
+
+
+def load_checkpoint(folder: Path, of: Mapping[str, Any]) -> Checkpoint | None:
+    """Read the checkpoint of `folder`, or return None where there is none yet.
+
+    Raises:
+        TrainingError: it is the checkpoint of another training; the differences are named.
+        UnsafeModelError: the file is no checkpoint, or damaged.
+        FormatError: written by a newer Segue.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    tensors = read_tensors(content, path)
+    header = _read_header(content, path)
+    _check_same(header["of"], json.loads(json.dumps(of)), path)
+    optimiser: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(_OPTIMISER):
+            number, key = name.removeprefix(_OPTIMISER).split(".", 1)
+            optimiser.setdefault(int(number), {})[key] = value
+    weights = {
+        name.removeprefix(_WEIGHTS): value
+        for name, value in tensors.items()
+        if name.startswith(_WEIGHTS)
+    }
+    return Checkpoint(
+        header["step"], weights, optimiser, list(header["history"]), header["seconds"]
+    )
+
+
+def _read_header(content: bytes, path: Path) -> dict[str, Any]:
+    """Return our JSON header from bytes that `read_tensors` found to be whole safetensors."""
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    try:
+        header: dict[str, Any] = json.loads(metadata["segue"])
+        found = header["format"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise UnsafeModelError(path, "it is no checkpoint of a training") from error
+    if found != FORMAT:
+        raise FormatError(path, found, FORMAT)
+    return header
+
+
+def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    there, here = _flat(found), _flat(wanted)
+    names = [name for name in {**here, **there} if there.get(name) != here.get(name)]
+    if names:
+        told = "; ".join(
+            f"{name} {_short(there.get(name))} there, {_short(here.get(name))} here"
+            for name in names[:_SHOWN]
+        )
+        raise TrainingError(
+            f"{path} is the checkpoint of another training ({told}); "
+            "go on with what it was begun with, or delete it to begin anew"
+        )
+
+
+def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings beside the other entries, so that a difference names one of them."""
+    flat = {name: one for name, one in value.items() if name != "settings"}
+    return {**flat, **value.get("settings", {})}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else text[:12] + "…"

@@ -1,0 +1,272 @@
+"""The training loop, shared by base, harmonic and twin trainings."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from segue.errors import TrainingError
+from segue.networks.preprocess import prepare
+from segue.networks.weights import check_tensors
+from segue.train.augment import augment
+from segue.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from segue.train.sampler import PKSampler
+from segue.types import DEFAULT_OUTPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from segue.networks import EmbeddingNetwork
+    from segue.train.settings import LoopSettings
+    from segue.types import Images, Ints, Preprocessing, Progress
+
+    Log = Callable[[int, dict[str, float]], None]
+    OptimiserState = dict[int, dict[str, Tensor]]
+    Objective = Callable[[dict[str, Tensor], Tensor, Ints], dict[str, Tensor]]
+
+_FREE_SETTINGS = frozenset({"threads", "device", "checkpoint_every"})
+_AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers beside the sampler's
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of steps with one optimiser.
+
+    Attributes:
+        name: for people.
+        steps: how many.
+        learning_rate: at its highest.
+        heads_only: train the heads on a trunk that stays as it is, statistics included.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    heads_only: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on.
+
+    Attributes:
+        images: uint8 [N, h, w, 3].
+        labels: the person of each, int64 [N].
+        preprocessing: what images go through.
+        objective: from the outputs of a batch, its labels and its image numbers to the weighted
+            terms of the loss, by name.
+        of: JSON values that tell this training from others: kind, data, starting weights.
+    """
+
+    images: Images
+    labels: Ints
+    preprocessing: Preprocessing
+    objective: Objective
+    of: Mapping[str, Any]
+
+
+def run_stages(
+    network: EmbeddingNetwork,
+    task: Task,
+    settings: LoopSettings,
+    stages: Sequence[Stage],
+    *,
+    checkpoint: Path | None,
+    progress: Progress,
+    log: Log | None,
+) -> tuple[list[dict[str, float]], float]:
+    """Train `network` in place, from the checkpoint where there is one.
+
+    A run that was killed gives, when it is called again, the weights that it would have given
+    uninterrupted: bit for bit with one thread on one machine. Every random number is a function of
+    the seed and the step.
+
+    Returns:
+        The history, and the seconds spent.
+
+    Raises:
+        TrainingError: the loss is no longer finite, or the checkpoint is another training's.
+    """
+    keeper = _Keeper(checkpoint, _identity(task, settings), log)
+    done, state = keeper.resume(network)
+    sampler = PKSampler(
+        task.labels,
+        settings.people_per_batch,
+        settings.images_per_person,
+        settings.singles_per_batch,
+        settings.seed,
+    )
+    network.to(settings.device)
+    total = sum(stage.steps for stage in stages)
+    for stage, first, last in _placed(stages):
+        if done >= last:
+            continue
+        optimiser = _make_optimiser(network, stage, settings)
+        if done > first:
+            _restore(optimiser, state)
+        for step in range(max(first, done), last):
+            torch.manual_seed(_mix(settings.seed, step))  # for networks that draw, as by dropout
+            rows = sampler.batch(step)
+            batch = _load_batch(task, settings, rows, step)
+            labels = torch.from_numpy(task.labels[rows]).to(settings.device)
+
+            outputs = _forward(network, batch, stage)
+            terms = task.objective(outputs, labels, rows)
+            loss = torch.stack(list(terms.values())).sum()
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss of step {step + 1} is {loss.item()}; lower learning_rate"
+                )
+
+            rate = _learning_rate(stage, settings, step - first)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            if settings.clip:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+            optimiser.step()
+
+            ended = step + 1
+            if ended % settings.log_every == 0 or ended == total:
+                keeper.note(ended, _measure(loss, terms, rate, outputs[DEFAULT_OUTPUT]))
+            if ended % settings.checkpoint_every == 0 or ended == last:
+                keeper.save(network, None if ended == last else optimiser, ended)
+            progress(ended, total, f"steps, {stage.name}")
+    network.to("cpu").eval()
+    return keeper.history, keeper.seconds
+
+
+class _Keeper:
+    """Saves and resumes the state of one training, and keeps its history and time."""
+
+    def __init__(self, folder: Path | None, of: dict[str, Any], log: Log | None) -> None:
+        self._folder, self._of, self._log = folder, of, log
+        self._begun, self._before = time.monotonic(), 0.0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in this run and those before it."""
+        return self._before + time.monotonic() - self._begun
+
+    def resume(self, network: EmbeddingNetwork) -> tuple[int, OptimiserState]:
+        """Fill `network` from the checkpoint; return the steps done and the optimiser's state."""
+        found = load_checkpoint(self._folder, self._of) if self._folder is not None else None
+        if found is None:
+            return 0, {}
+        check_tensors(found.weights, network.state_dict(), f"the checkpoint in {self._folder}")
+        network.load_state_dict(found.weights)
+        self.history, self._before = found.history, found.seconds
+        return found.step, found.optimiser
+
+    def note(self, step: int, entry: dict[str, float]) -> None:
+        """Add the figures of a step to the history and tell them."""
+        self.history.append({"step": step, **entry})
+        if self._log is not None:
+            self._log(step, entry)
+
+    def save(self, network: EmbeddingNetwork, optimiser: Optimizer | None, step: int) -> None:
+        """Write the checkpoint after `step` steps; a stage that ended needs no optimiser."""
+        if self._folder is None:
+            return
+        state: OptimiserState = optimiser.state_dict()["state"] if optimiser is not None else {}
+        weights = network.state_dict()
+        kept = Checkpoint(step, weights, state, self.history, self.seconds)
+        save_checkpoint(self._folder, kept, self._of)
+
+
+@contextmanager
+def own_torch_state(settings: LoopSettings) -> Iterator[None]:
+    """Seed torch and set its threads for a training; leave both as they were."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_mix(settings.seed, _NETWORK))
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _identity(task: Task, settings: LoopSettings) -> dict[str, Any]:
+    """Return what a checkpoint must agree on; where it is computed is free to change."""
+    kept = {name: v for name, v in asdict(settings).items() if name not in _FREE_SETTINGS}
+    return {**task.of, "settings": kept}
+
+
+def _placed(stages: Sequence[Stage]) -> Iterator[tuple[Stage, int, int]]:
+    """Yield each stage with the number of its first step and of the step after its last."""
+    first = 0
+    for stage in stages:
+        yield stage, first, first + stage.steps
+        first += stage.steps
+
+
+def _load_batch(task: Task, settings: LoopSettings, rows: Ints, step: int) -> Tensor:
+    generator = np.random.default_rng([settings.seed, _AUGMENTATION, step])
+    batch = torch.from_numpy(prepare(task.images[rows], task.preprocessing))
+    batch = augment(batch, settings, generator)
+    return batch.to(settings.device, memory_format=torch.channels_last)
+
+
+def _forward(network: EmbeddingNetwork, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
+    network.train()
+    if not stage.heads_only:
+        outputs: dict[str, Tensor] = network(batch)
+        return outputs
+    network.trunk.eval()
+    with torch.no_grad():
+        features = network.trunk(batch)
+    return network.embed_features(features)
+
+
+def _make_optimiser(network: EmbeddingNetwork, stage: Stage, settings: LoopSettings) -> Optimizer:
+    trained = list((network.heads if stage.heads_only else network).parameters())
+    decay = settings.weight_decay
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(
+            trained, lr=stage.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay
+        )
+    return torch.optim.AdamW(trained, lr=stage.learning_rate, weight_decay=decay)
+
+
+def _restore(optimiser: Optimizer, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+    fresh = optimiser.state_dict()
+    optimiser.load_state_dict({"state": state, "param_groups": fresh["param_groups"]})
+
+
+def _learning_rate(stage: Stage, settings: LoopSettings, step: int) -> float:
+    """Return the rate of a stage's step: a linear rise, then half a cosine down to 1 %."""
+    warmup = min(settings.warmup, stage.steps // 2)
+    if step < warmup:
+        return stage.learning_rate * (step + 1) / warmup
+    share = (step - warmup) / max(stage.steps - warmup, 1)
+    return stage.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
+
+
+def _measure(
+    loss: Tensor, terms: Mapping[str, Tensor], rate: float, vectors: Tensor
+) -> dict[str, float]:
+    centre = vectors.detach().mean(dim=0)
+    return {
+        "loss": loss.item(),
+        **{f"loss {name}": term.item() for name, term in terms.items() if len(terms) > 1},
+        "learning_rate": rate,
+        "spread": 2 * (1 - float(centre @ centre)),
+    }
+
+
+def _mix(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])

@@ -1,0 +1,117 @@
+"""Every hyper-parameter of a training, each on one line with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from segue.errors import UnknownNameError, UsageError
+
+OPTIMISERS = ("adam", "sgd")
+"""Adam with decoupled weight decay (AdamW); SGD with Nesterov momentum 0.9."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """What every training has: batches, augmentation, optimiser, machine.
+
+    Raises:
+        UsageError: a value out of range; the message names it.
+    """
+
+    image_size: int = 64  # pixels a side of the network's square input
+    steps: int = 1000  # optimiser steps of the whole network
+    people_per_batch: int = 32  # P, people with two images or more
+    images_per_person: int = 4  # K, images of each; a person with fewer gives all of theirs
+    singles_per_batch: int = 24  # images of one-image people, as negatives only
+    self_loss: str = "triplet"  # registered loss of the network's own space
+    self_loss_settings: dict[str, Any] = field(default_factory=dict)  # its settings by name
+    margin: float = 0.2  # α of FaceNet's triplet loss, squared distance; of each loss that has one
+    optimiser: str = "adam"  # one of OPTIMISERS
+    learning_rate: float = 2e-3  # at its highest; follows a half cosine down to 1 % of it
+    warmup: int = 50  # steps of linear rise to the learning rate
+    weight_decay: float = 1e-4  # share of each weight taken away per step and learning rate
+    clip: float = 5.0  # largest L2 length of the whole gradient; 0 leaves it as it is
+    flip: bool = True  # mirror half of the images
+    shift: float = 0.06  # largest move of an image, as a share of its side
+    zoom: float = 0.08  # largest change of size, as a share
+    rotation: float = 8.0  # largest turn, degrees
+    brightness: float = 0.15  # largest change of brightness, as a share of the whole range
+    contrast: float = 0.25  # largest change of contrast, as a share
+    seed: int = 0  # of weights, batches and augmentation
+    threads: int = 0  # of torch; 0 leaves it as it is, 1 makes runs repeat bit for bit
+    device: str = "cpu"  # where torch computes, such as cuda
+    log_every: int = 20  # steps between two entries of the history
+    checkpoint_every: int = 200  # steps between two checkpoints; a killed run loses at most these
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "image_size": 8,
+            "steps": 1,
+            "people_per_batch": 2,
+            "images_per_person": 2,
+            "singles_per_batch": 0,
+            "warmup": 0,
+            "seed": 0,
+            "threads": 0,
+            "log_every": 1,
+            "checkpoint_every": 1,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} {value!r}; give a whole number of at least {least}")
+        for name in ("learning_rate", "margin"):
+            check_number(name, getattr(self, name), above=True)
+        for name in ("weight_decay", "clip", "shift", "zoom", "rotation", "brightness", "contrast"):
+            check_number(name, getattr(self, name))
+        if self.zoom >= 1 or self.contrast >= 1:
+            raise UsageError("zoom and contrast are shares below 1")
+        if self.optimiser not in OPTIMISERS:
+            raise UnknownNameError("optimiser", self.optimiser, OPTIMISERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(LoopSettings):
+    """Settings of `train_base`; the defaults suit some thousand faces and two cores."""
+
+    architecture: str = "small"  # registered name
+    width: int = 16  # channels of its first stage; more is slower and better
+    dimension: int = 64  # of the output `embedding`
+    architecture_settings: dict[str, Any] = field(default_factory=dict)  # in place of width
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmonicSettings(LoopSettings):
+    """Settings of `train_harmonic` and its twin: stage 1 trains the heads, stage 2 everything.
+
+    `steps` and `learning_rate` are those of stage 2.
+    """
+
+    steps: int = 600  # optimiser steps of stage 2, the whole network
+    learning_rate: float = 1e-3  # of stage 2, at its highest
+    head_steps: int = 150  # optimiser steps of stage 1, the re-initialised embedding layer alone
+    head_learning_rate: float = 2e-3  # of stage 1, at its highest
+    loss: str = "harmonic"  # registered loss that ties v2 to v1
+    loss_settings: dict[str, Any] = field(default_factory=dict)  # its settings by name
+    self_weight: float = 1.0  # of the self loss on the own output
+    cross_weight: float = 1.0  # of the tying loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.head_steps, int) or self.head_steps < 0:
+            raise UsageError(f"head_steps {self.head_steps!r}; give a whole number of at least 0")
+        check_number("head_learning_rate", self.head_learning_rate, above=True)
+        for name in ("self_weight", "cross_weight"):
+            check_number(name, getattr(self, name))
+
+
+def check_number(name: str, value: float, *, above: bool = False) -> None:
+    """Check that a setting is finite and at least 0, or `above` 0.
+
+    Raises:
+        UsageError: it is not.
+    """
+    right = isinstance(value, int | float) and (value > 0 if above else value >= 0) and value < 1e9
+    if not right:
+        raise UsageError(f"{name} {value!r}; give a number {'above' if above else 'of at least'} 0")
