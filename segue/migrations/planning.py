@@ -1,0 +1,128 @@
+"""Making a plan: what is there now, read from the gallery and the registry. Nothing is changed."""
+
+from __future__ import annotations
+
+import time
+from itertools import product
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from segue import database as tables
+from segue.errors import UnmeasuredEdgeError, UsageError
+from segue.index.reembed import source_path
+from segue.migrations.plan import BLUE_GREEN, MIXED, Plan, check_choices, edge_name
+from segue.types import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from segue.database import Database
+    from segue.index import Gallery, StoredItem
+    from segue.registry import Registry
+    from segue.types import Embedder
+
+SAMPLE = 32
+"""Items embedded to estimate a migration's time."""
+
+
+def make_plan(
+    database: Database,
+    registry: Registry,
+    gallery: Gallery,
+    target: str,
+    *,
+    strategy: str | None = None,
+    order: str = "oldest",
+    batch: int = 256,
+    embedder: Embedder | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    look: bool = True,
+) -> Plan:
+    """Plan the migration of a gallery to `target`.
+
+    With `strategy` None the gate decides: `mixed` where it says GO and the edge target -> source is
+    measured, else `blue-green`. With an `embedder` of the target some items are embedded, and
+    thrown away, to estimate the time. `look` False leaves out what takes long (missing sources).
+
+    Raises:
+        UnknownVersionError: no such version.
+        UsageError: the gallery is served by the target already.
+        UnknownNameError: an unknown strategy or order.
+    """
+    check_choices(strategy, order, batch)
+    new, old = registry.resolve(target), registry.resolve(gallery.serving)
+    if new.version == old.version:
+        raise UsageError(f"gallery {gallery.name!r} is served by {new.version} already")
+    edges = measured_edges(registry, (old.version, new.version))
+    report = registry.report(old.version, new.version)
+    gate = None if report is None else dict(report.gate)
+    go = gate is not None and bool(gate["go"]) and edge_name(new.version, old.version) in edges
+    to_migrate = gallery.count_pending(new.version)
+    waiting = gallery.pending(new.version, order="oldest", limit=to_migrate) if look else []
+    width = sum(new.outputs[output] for output in gallery.outputs_needed(new.version))
+    return Plan(
+        gallery=gallery.name,
+        source=old.version,
+        target=new.version,
+        strategy=strategy or (MIXED if go else BLUE_GREEN),
+        strategy_given=strategy is not None,
+        order=order,
+        batch=batch,
+        items=gallery.count_items(),
+        to_migrate=to_migrate,
+        missing_sources=sum(not _is_there(item) for item in waiting),
+        bridge=_fitted_bridge(database, old.version, new.version),
+        bytes=to_migrate * width * (1 if gallery.codec == "int8" else 4),
+        seconds=_estimate(gallery, waiting, embedder, clock),
+        gate=gate,
+        report=None if report is None else report.report,
+        fingerprints={version.version: version.fingerprint for version in (old, new)},
+        edges=edges,
+        serving=gallery.serving,
+        created_at=utc_now(),
+    )
+
+
+def measured_edges(registry: Registry, versions: tuple[str, str]) -> dict[str, str]:
+    """Return which edges among two versions were measured, and when."""
+    found = {}
+    for probe, stored in product(versions, versions):
+        try:
+            found[edge_name(probe, stored)] = registry.edge(probe, stored).created_at
+        except UnmeasuredEdgeError:
+            continue
+    return found
+
+
+def _fitted_bridge(database: Database, source: str, target: str) -> int | None:
+    bridges = tables.bridges
+    with database.read() as connection:
+        found = connection.scalar(
+            sa.select(sa.func.max(bridges.c.bridge)).where(
+                bridges.c.source == source, bridges.c.target == target
+            )
+        )
+    return None if found is None else int(found)
+
+
+def _is_there(item: StoredItem) -> bool:
+    """Whether the item's image is a file that is there."""
+    path = None if item.source is None else source_path(item.source)
+    return path is not None and path.is_file()
+
+
+def _estimate(
+    gallery: Gallery,
+    waiting: list[StoredItem],
+    embedder: Embedder | None,
+    clock: Callable[[], float],
+) -> float | None:
+    """Return the embedding time of all waiting items in seconds, from a sample of them."""
+    sample = [item for item in waiting if _is_there(item)][:SAMPLE]
+    if embedder is None or not sample:
+        return None
+    gallery.reembed(sample[:1], embedder)  # the first call warms caches up
+    started = clock()
+    gallery.reembed(sample, embedder)
+    return (clock() - started) / len(sample) * len(waiting)

@@ -1,0 +1,135 @@
+"""Starting a migration: one transaction, after which it is there and, if mixed, v2 serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segue.errors import GateError, LockedError, StalePlanError, UsageError
+from segue.migrations.plan import BLUE_GREEN, MIXED, Plan, changes
+from segue.migrations.planning import make_plan
+from segue.migrations.rows import advance, insert_row, open_migration
+from segue.migrations.serving import can_revert, companions_of, has_edge, serve
+
+if TYPE_CHECKING:
+    from segue.database import Database
+    from segue.index import Gallery
+    from segue.registry import Registry
+
+
+def start_migration(
+    plan: Plan, database: Database, registry: Registry, gallery: Gallery, *, force: str | None
+) -> int:
+    """Start a planned migration and return its number.
+
+    Raises:
+        UsageError: the plan is for another gallery, or the reason in `force` is blank.
+        LockedError: the gallery has an open migration.
+        StalePlanError: what the plan was made from has changed.
+        GateError: the plan is mixed, the gate is not GO, and no reason was given to override it.
+    """
+    if plan.gallery != gallery.name:
+        raise UsageError(f"the plan is for gallery {plan.gallery!r}, not for {gallery.name!r}")
+    if force is not None and not force.strip():
+        raise UsageError("say why the gate is overridden: the ledger keeps the reason")
+    number = open_migration(database, gallery.name)
+    if number is not None:
+        raise LockedError(
+            f"gallery {gallery.name!r}", f"migration {number} (`segue migrate status`)"
+        )
+    stale = changes(plan, _plan_now(plan, database, registry, gallery))
+    if stale:
+        raise StalePlanError(stale)
+    check_gate(plan, force)
+    if plan.strategy == MIXED:
+        _check_findable(plan, registry, gallery)
+    forced = force if plan.strategy == MIXED and not plan.go else None
+    before = gallery.preference
+    with database.write() as connection:
+        number = insert_row(connection, plan, forced)
+        if plan.strategy == MIXED:
+            serve(
+                connection,
+                registry,
+                gallery,
+                plan.target,
+                preference=[plan.target, *(v for v in before if v != plan.target)],
+                companions=companions_of(registry, plan.source, plan.target),
+                reason=f"migration {number} started",
+            )
+        if forced is not None:
+            registry.record(
+                connection,
+                "force",
+                gallery.name,
+                forced,
+                {"migration": number, "overridden": list(plan.reasons())},
+            )
+        details = {"strategy": plan.strategy, "preference": list(before)}
+        advance(connection, number, "start", details=details)
+    return number
+
+
+def check_gate(plan: Plan, force: str | None) -> None:
+    """Refuse a mixed plan that neither the gate nor a reason allows.
+
+    An edge target -> source that was never measured cannot be forced: the distances of such a
+    mixed gallery would mean nothing.
+
+    Raises:
+        GateError: its advice is the blue-green road.
+    """
+    if plan.strategy != MIXED:
+        return
+    advice = (
+        f"Take the {BLUE_GREEN} road: plan with `--strategy {BLUE_GREEN}`, run, verify, then cut "
+        f"over; {plan.source} serves until then"
+    )
+    if not plan.has_edge(plan.target, plan.source):
+        reason = (
+            f"the edge {plan.target} -> {plan.source} is not measured, so that probes of "
+            f"{plan.target} cannot be compared with what is stored"
+        )
+        raise GateError(
+            [reason],
+            f"{advice}. Or measure it: `segue evaluate compatibility --old {plan.source} "
+            f"--new {plan.target}`",
+        )
+    if not plan.go and force is None:
+        raise GateError(
+            plan.reasons(),
+            f"{advice}. Or override the gate with `--force REASON`, kept in the ledger",
+        )
+
+
+def _check_findable(plan: Plan, registry: Registry, gallery: Gallery) -> None:
+    """Refuse a mixed migration in which some item could not be found, now or after a revert."""
+    live = [version for version, count in gallery.stats().live.items() if count]
+    missing = [
+        (plan.target, version)
+        for version in live
+        if version != plan.target and not has_edge(registry, plan.target, version)
+    ]
+    if not can_revert(registry, plan.source, plan.target):
+        missing.append((plan.source, plan.target))
+    if missing:
+        probe, stored = missing[0]
+        raise GateError(
+            [f"the edge {probe} -> {stored} is not measured: items would not be found"],
+            f"Measure it with `segue evaluate compatibility`, or plan with `--strategy {BLUE_GREEN}`",
+        )
+
+
+def _plan_now(plan: Plan, database: Database, registry: Registry, gallery: Gallery) -> Plan:
+    """Make the same plan again from what is there now; a gallery served by the target is stale."""
+    if gallery.serving != plan.serving:
+        raise StalePlanError([f"{plan.serving} was serving, now {gallery.serving} is"])
+    return make_plan(
+        database,
+        registry,
+        gallery,
+        plan.target,
+        strategy=plan.strategy if plan.strategy_given else None,
+        order=plan.order,
+        batch=plan.batch,
+        look=False,
+    )
