@@ -7,10 +7,10 @@ distance, and it speaks a language that all edges share, so that lists of severa
 joined by straight lines of log FAR over log distance. **Below the data**, where good models have
 all their true matches, it is a fitted tail. The lower tail of a distance is bounded by 0; in
 t = -log(distance) it has no bound. The probability that two points of an m-dimensional set are
-within squared distance d falls as d^(m/2), so t has an exponential tail whose mean, 2/m, is Hill's
-estimator (Levina and Bickel, NIPS 2004, use it as intrinsic dimension). Generalised Pareto
-excesses of t with shape >= 0 hold that law (shape 0) and heavier tails, and never end: log FAR
-falls on and on down to distance 0. Scale and shape are estimated by probability-weighted moments
+within squared distance d falls as d^(m/2), so t has an exponential tail of mean 2/m (Levina and
+Bickel, NIPS 2004, estimate the intrinsic dimension m from it). Generalised Pareto excesses of t
+with shape >= 0 hold that law (shape 0) and heavier tails, and never end: log FAR falls on and on
+down to distance 0. Scale and shape are estimated by probability-weighted moments
 (Hosking and Wallis, Technometrics 1987), in closed form and unmoved by ties.
 """
 
