@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, no_progress
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segue.evaluation.compatibility import CompatibilityData, CompatibilityReport
     from segue.evaluation.gate import GateResult
+    from segue.evaluation.protocols import CompatibilityData
+    from segue.evaluation.results import CompatibilityReport, Row
     from segue.evaluation.verification import Verification
+    from segue.harmonic.bridges import Bridge
     from segue.harmonic.calibration import Calibration
     from segue.registry import Version
     from segue.types import Floats, Progress
@@ -67,18 +69,18 @@ def verification(
     pairs_file, root = data / "pairs.txt", data / "images"
     if not pairs_file.is_file():
         raise MissingPathError(pairs_file, "list of pairs")
-    folds = read_pairs(pairs_file)
+    pairs = read_pairs(pairs_file)
     embedder = workspace.registry.load(reference)
-    keys = sorted({key for fold in folds for pair in fold for key in (pair.first, pair.second)})
-    place = {key: index for index, key in enumerate(keys)}
-    vectors: list[Floats] = []
-    for start in range(0, len(keys), EMBED_BATCH):
-        chunk = keys[start : start + EMBED_BATCH]
-        paths = [root / person / f"{person}_{number:04d}.jpg" for person, number in chunk]
-        images = np.stack([decode(path, embedder.input_size) for path in paths])
-        vectors.append(embedder.embed(images)[DEFAULT_OUTPUT])
-        progress(start + len(chunk), len(keys), f"faces embedded by {embedder.version}")
-    return verify(folds, np.concatenate(vectors), place)
+    images, vectors = pairs.images, []
+    for start in range(0, len(images), EMBED_BATCH):
+        chunk = images[start : start + EMBED_BATCH]
+        decoded = np.stack([decode(name.path(root), embedder.input_size) for name in chunk])
+        vectors.append(embedder.embed(decoded)[DEFAULT_OUTPUT])
+        progress(start + len(chunk), len(images), f"faces embedded by {embedder.version}")
+    rows = np.concatenate(vectors)
+    left, right = pairs.rows()
+    distances = ((rows[left] - rows[right]) ** 2).sum(axis=1)
+    return verify(distances, pairs.same, pairs.folds)
 
 
 def compatibility(
@@ -143,7 +145,7 @@ def _vectors(
     seed: int,
     progress: Progress,
 ) -> CompatibilityData:
-    from segue.evaluation.compatibility import CompatibilityData
+    from segue.evaluation.protocols import CompatibilityData
 
     drawn = faces.at_most(IMAGES_PER_PERSON, seed)
     old, new, twin = (embed_faces(workspace, v.version, drawn, progress) for v in chosen)
@@ -174,36 +176,39 @@ def _with_bridge(
     Bridges are fitted on calibration people; which is the better is decided there too, by fitting
     on one half of those people and measuring rank-1 against v1 on the other.
     """
-    from dataclasses import replace
-
     from segue.evaluation.identification import rank1
     from segue.harmonic.bridges import fit_bridge
+    from segue.harmonic.distances import squared_distances
 
     old, _, twin = chosen
-    half = calibrating.labels % 2 == 0
-    scores = {}
-    for kind in BRIDGES:
-        trial = fit_bridge(
+
+    def fit(kind: str, data: CompatibilityData) -> Bridge:
+        assert data.twin is not None
+        return fit_bridge(
             kind,
-            calibrating.twin[half],
-            calibrating.v1[half],
+            data.twin,
+            data.v1,
+            labels=data.labels,
             source_version=twin.version,
             target_version=old.version,
         )
-        probes = trial.apply(calibrating.twin[~half], version=twin.version)
-        labels = calibrating.labels[~half]
-        scores[kind] = rank1(probes, labels, calibrating.v1[~half], labels, same_images=True)
+
+    def apply(bridge: Bridge, data: CompatibilityData) -> Floats:
+        assert data.twin is not None
+        return bridge.apply(data.twin, version=twin.version)
+
+    half = calibrating.labels % 2 == 0
+    fitting, choosing = calibrating.take(half), calibrating.take(~half)
+    scores = {}
+    for kind in BRIDGES:
+        mapped = apply(fit(kind, fitting), choosing)
+        distances = squared_distances(mapped, choosing.v1)
+        scores[kind] = rank1(distances, choosing.labels, choosing.labels, same_images=True)
     best = max(BRIDGES, key=lambda kind: scores[kind])
-    bridge = fit_bridge(
-        best,
-        calibrating.twin,
-        calibrating.v1,
-        source_version=twin.version,
-        target_version=old.version,
-    )
+    bridge = fit(best, calibrating)
     return (
-        replace(measured, bridged=bridge.apply(measured.twin, version=twin.version)),
-        replace(calibrating, bridged=bridge.apply(calibrating.twin, version=twin.version)),
+        replace(measured, bridged=apply(bridge, measured)),
+        replace(calibrating, bridged=apply(bridge, calibrating)),
         best,
     )
 
@@ -251,9 +256,17 @@ def save_edges(
             probe_output=cross if mixed and probe == "v2" else DEFAULT_OUTPUT,
             stored_output=cross if mixed and stored == "v2" else DEFAULT_OUTPUT,
             calibration=calibration,
-            measured=report.edge_summary(probe, stored),
+            measured=_summary(report.row(f"{probe} -> {stored}" if mixed else probe)),
             report=number,
         )
+
+
+def _summary(row: Row) -> dict[str, Any]:
+    return {
+        "val": {f"{point.far:g}": point.val.value for point in row.points if point.measurable},
+        "rank1": row.rank1.value,
+        "auc": row.auc,
+    }
 
 
 def calibrate(

@@ -77,6 +77,7 @@ def train_harmonic(
             settings,
             start=network,
             old_vectors=vectors,
+            preprocessing=start_version.preprocessing,
             checkpoint=checkpoint,
             progress=progress,
             log=log,
@@ -84,7 +85,13 @@ def train_harmonic(
 
     def independent(checkpoint: Path, log: Log) -> Trained:
         return train.train_twin(
-            faces, settings, start=network, checkpoint=checkpoint, progress=progress, log=log
+            faces,
+            settings,
+            start=network,
+            preprocessing=start_version.preprocessing,
+            checkpoint=checkpoint,
+            progress=progress,
+            log=log,
         )
 
     lineage = {"old": old_version.version, "start": start_version.version}
