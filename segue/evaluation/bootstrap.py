@@ -136,7 +136,7 @@ class Resamples:
     @property
     def count(self) -> int:
         """The number of resamples B."""
-        return self.weights.shape[1]
+        return int(self.weights.shape[1])
 
     @classmethod
     def draw(cls, images: Ints, count: int, seed: int) -> Resamples:
@@ -267,4 +267,4 @@ class Curve:
         """Return the weight of all impostor pairs in each resample: float64 [B]."""
         images = resamples.weights.astype(np.float64) * self._pairs.images[:, None]
         directed = images.sum(axis=0) ** 2 - (images**2).sum(axis=0)
-        return directed * (self._pairs.copies / 2)
+        return np.asarray(directed * (self._pairs.copies / 2))

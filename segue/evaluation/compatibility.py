@@ -9,13 +9,14 @@ it has on its own edge, measured on other people.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segue.errors import EvaluationError
+from segue.errors import EvaluationError, UnsupportedFarError
 from segue.evaluation.bootstrap import Curve, Estimate, Pairs, Resamples, all_pairs
 from segue.evaluation.identification import Identification, identify
 from segue.evaluation.protocols import (
@@ -204,7 +205,7 @@ class _Meter:
     ) -> None:
         self._labels = data.labels
         self._fars = fars
-        self._frozen = [calibrations["v1", "v1"].distance_at(far) for far in fars]
+        self._frozen = _frozen_thresholds(calibrations["v1", "v1"], fars)
         self._pairs: dict[bool, Pairs] = {}
         images = np.bincount(data.labels)
         self._resamples = Resamples.draw(images, bootstrap, seed)
@@ -282,7 +283,7 @@ class _Meter:
     def _deployed(self, curve: Curve, plan: _Plan) -> tuple[Deployed, ...]:
         """Judge the report's people by thresholds that were set on the calibration people."""
         found = []
-        for far, frozen in zip(self._fars, self._frozen, strict=True):
+        for far, frozen in self._frozen.items():
             threshold = math.log10(far) if plan.calibrated else frozen
             refused = float(np.nextafter(threshold, math.inf))
             val, _ = curve.val_below(self._once, np.array([refused]))
@@ -307,6 +308,15 @@ class _Meter:
         refused = np.array([curve.refused(far) for far in grid])
         values = np.searchsorted(np.sort(curve.genuine), refused) / len(curve.genuine)
         return tuple(zip(grid, values.tolist(), strict=True))
+
+
+def _frozen_thresholds(calibration: Calibration, fars: tuple[float, ...]) -> dict[float, float]:
+    """Return v1's distance for each FAR that its calibration can name a distance for."""
+    found = {}
+    for far in fars:
+        with suppress(UnsupportedFarError):
+            found[far] = calibration.distance_at(far)
+    return found
 
 
 def _weighted(values: Bools, resamples: Resamples, people: Ints) -> Doubles:

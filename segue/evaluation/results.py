@@ -27,13 +27,23 @@ PROTOCOLS = (SEARCH, STORED)
 """v2 probes against a mixed gallery; both sides mixed."""
 
 
+def far_text(far: float) -> str:
+    """Return a FAR as people write it.
+
+    >>> far_text(0.01), far_text(0.0025)
+    ('1e-2', '2.5e-3')
+    """
+    digits, _, exponent = f"{far:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
 def metric_of(far: float) -> str:
     """Return how VAL at a FAR is named in gains and areas.
 
     >>> metric_of(0.01)
-    'VAL@1e-02'
+    'VAL@1e-2'
     """
-    return f"VAL@{far:.0e}"
+    return f"VAL@{far_text(far)}"
 
 
 RANK1 = "rank-1"
@@ -104,8 +114,8 @@ class Row:
     """One way of comparing faces, measured.
 
     `group` is `self`, `cross`, `search`, `stored`, `rank merge` or `bridge`; mixed rows have a
-    `rho` and may be `calibrated`. `negative_flips` is the share of probes right at rank 1 under v1 and
-    wrong here. `curve` is VAL at the FARs 10^(-k/10), as far as measurable.
+    `rho` and may be `calibrated`. `negative_flips` is the share of probes right at rank 1 under v1
+    and wrong here. `curve` is VAL at the FARs 10^(-k/10), as far as measurable.
     """
 
     name: str
@@ -253,7 +263,7 @@ class CompatibilityReport:
         )
 
     def gain(self, metric: str) -> Gain:
-        """Return the gain in a metric, such as `VAL@1e-02` or `rank-1`.
+        """Return the gain in a metric, such as `VAL@1e-2` or `rank-1`.
 
         Raises:
             UnknownNameError: it was not measured.
