@@ -1,0 +1,400 @@
+"""A gallery: stored faces, their vectors by embedding version, and search over all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segue.errors import GalleryExistsError, UnknownItemError, UsageError
+from segue.index import catalog
+from segue.index.check import check_gallery
+from segue.index.codec import check_codec
+from segue.index.commit import FRESH_BELOW
+from segue.index.compact import compact_gallery, gallery_files
+from segue.index.edges import Ways
+from segue.index.enroll import enroll_given, enroll_images
+from segue.index.erase import erase_items
+from segue.index.nearest import NearestItems
+from segue.index.pending import PendingItems
+from segue.index.reembed import commit_batch, reembed_items
+from segue.index.remove import remove_rows
+from segue.index.search import Searcher
+from segue.index.shelf import Shelf
+from segue.index.staging import WAIT_SECONDS
+from segue.index.stats import count_gallery
+from segue.index.touched import TouchLog
+from segue.types import check_name, no_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import sqlalchemy as sa
+
+    from segue.database import Database
+    from segue.index.catalog import GalleryRow
+    from segue.index.items import (
+        Enrolment,
+        Erasure,
+        GalleryStats,
+        Hit,
+        NewItem,
+        PairResult,
+        Probe,
+        Reembedded,
+        StoredItem,
+        StoredRow,
+        Threshold,
+    )
+    from segue.index.leases import Lease
+    from segue.index.snapshot import View
+    from segue.types import Embedder, Floats, Progress
+
+
+def list_galleries(database: Database) -> list[str]:
+    """Return the names of a workspace's galleries, sorted."""
+    with database.read() as connection:
+        return catalog.list_names(connection)
+
+
+class Gallery:
+    """One gallery of a workspace; safe to share between threads, and with other processes.
+
+    Args:
+        database: the workspace's database.
+        root: the workspace's folder.
+        name: the gallery.
+
+    Raises:
+        UnknownGalleryError: there is none of that name.
+    """
+
+    def __init__(self, database: Database, root: Path, name: str) -> None:
+        self.database, self.root, self.name = database, root, name
+        self._shelf = Shelf(database, root, name)
+        self._row()
+        ways = Ways(self._shelf)
+        self._searcher = Searcher(self._shelf, ways, NearestItems(self._shelf))
+        self._pending = PendingItems(self._shelf)
+        self._touched = TouchLog(self._shelf)
+
+    @classmethod
+    def create(
+        cls, database: Database, root: Path, name: str, *, serving: str, codec: str = "float32"
+    ) -> Gallery:
+        """Create an empty gallery whose probes and new items are embedded by `serving`.
+
+        Raises:
+            GalleryExistsError: the name is taken.
+            InvalidNameError, UnknownNameError: no name, or no codec.
+            UnknownVersionError: the version is not registered.
+        """
+        check_name(name, "gallery")
+        check_codec(codec)
+        with database.write() as connection:
+            if name in catalog.list_names(connection):
+                raise GalleryExistsError(name)
+            catalog.version_outputs(connection, serving)
+            catalog.insert_gallery(connection, name, serving, codec)
+        return cls(database, root, name)
+
+    def __repr__(self) -> str:
+        return f"Gallery({self.name!r})"
+
+    # --- what it is -------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> str:
+        """The version that embeds probes and new items."""
+        return self._row().serving
+
+    @property
+    def preference(self) -> tuple[str, ...]:
+        """The versions that an item may be live in, most preferred first."""
+        return self._row().preference
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The versions that a new item is embedded by beside the serving one."""
+        return self._row().companions
+
+    @property
+    def codec(self) -> str:
+        """How vectors are stored: `float32` or `int8`."""
+        return self._row().codec
+
+    def outputs_needed(self, version: str) -> tuple[str, ...]:
+        """Return the outputs of `version` that are stored: its own, and those that edges name."""
+        with self.database.read() as connection:
+            row = catalog.read_gallery(connection, self.name)
+            catalog.version_outputs(connection, version)
+            return catalog.outputs_needed(connection, row, version)
+
+    def set_serving(
+        self,
+        connection: sa.Connection,
+        serving: str,
+        preference: list[str],
+        companions: list[str],
+    ) -> None:
+        """Change what serves, inside somebody's transaction.
+
+        Raises:
+            UnknownVersionError: one of the versions is not registered.
+            UsageError: `serving` does not lead `preference`.
+        """
+        if not preference or preference[0] != serving:
+            raise UsageError(f"{serving} is to serve, so that it leads the preferred versions")
+        row = catalog.read_gallery(connection, self.name, lock=True)
+        for version in (*preference, *companions):
+            catalog.version_outputs(connection, version)
+        catalog.update_gallery(
+            connection,
+            self.name,
+            serving=serving,
+            preference=list(preference),
+            companions=list(companions),
+        )
+        catalog.bump(connection, row)
+
+    # --- items in ---------------------------------------------------------------------------
+
+    def enroll(
+        self,
+        items: Iterable[NewItem],
+        embedders: Sequence[Embedder],
+        *,
+        replace: bool = False,
+        batch: int = 256,
+        fresh: bool | None = None,
+        progress: Progress = no_progress,
+    ) -> Enrolment:
+        """Read, embed and enrol images, as one commit.
+
+        Images that cannot be read or embedded are reported, the others are enrolled.
+
+        Args:
+            items: their `source` is read; relative paths are stored as absolute ones.
+            embedders: the serving version's, then the companions'.
+            replace: whether items that are there already give way.
+            batch: images embedded at a time.
+            fresh: whether rows land in the catalog; by default for fewer than 1000 items.
+            progress: told after each batch.
+
+        Raises:
+            DuplicateItemError: an item is there already; nothing was changed.
+            DataError: unusable ids; nothing was changed.
+            UsageError: the embedders are not the gallery's versions.
+        """
+        return enroll_images(
+            self._shelf,
+            items,
+            embedders,
+            replace=replace,
+            batch=batch,
+            fresh=fresh,
+            progress=progress,
+        )
+
+    def enroll_vectors(
+        self,
+        items: Sequence[NewItem],
+        version: str,
+        vectors: Mapping[str, Floats],
+        *,
+        replace: bool = False,
+        fresh: bool | None = None,
+    ) -> int:
+        """Enrol items with vectors made elsewhere, as one commit; return how many.
+
+        Args:
+            items: N items.
+            version: the version that made the vectors, one of the gallery's.
+            vectors: by output, unit float [N, d]; those of `outputs_needed(version)` at least.
+            replace: whether items that are there already give way.
+            fresh: whether rows land in the catalog; by default for fewer than 1000 items.
+
+        Raises:
+            VectorError, DataError: bad vectors or ids; nothing was changed.
+            DuplicateItemError: an item is there already; nothing was changed.
+            GalleryError: the version is none of the gallery's.
+        """
+        return enroll_given(self._shelf, items, version, vectors, replace=replace, fresh=fresh)
+
+    # --- items out --------------------------------------------------------------------------
+
+    def search(
+        self,
+        probe: Probe,
+        k: int = 10,
+        threshold: Threshold | None = None,
+        *,
+        touch: bool = True,
+    ) -> list[list[Hit]]:
+        """Return, for each vector of the probe, its k best live items, best first.
+
+        Every live item can be found, whatever version it is live in. With `touch`, items found by
+        an old version's vector are noted for a migration, without waiting for it.
+
+        Raises:
+            UnmeasuredEdgeError: an item is live in a version without a measured edge.
+            VectorError: vectors that are not of the probe's version.
+            GalleryError: the threshold needs a calibration that is not there.
+        """
+        hits, serving = self._searcher.search(probe, k, threshold)
+        if touch:
+            old = {hit.seq for found in hits for hit in found if hit.version != serving}
+            if old:
+                self._touched.add(old)
+        return hits
+
+    def verify_pair(self, a: Probe, b: Probe, threshold: Threshold | None = None) -> PairResult:
+        """Compare two single vectors over the edge from `a`'s version to `b`'s.
+
+        Raises:
+            UnmeasuredEdgeError, VectorError, GalleryError: as `search`.
+        """
+        return self._searcher.compare(a, b, threshold)
+
+    def item(self, item_id: str) -> list[StoredRow]:
+        """Return every stored row of an item, by version and output.
+
+        Raises:
+            UnknownItemError: there is no such item.
+        """
+
+        def read(view: View) -> list[StoredRow]:
+            seq = view.find([item_id]).get(item_id)
+            if seq is None:
+                raise UnknownItemError(item_id, self.name)
+            return [row for key in view.keys for row in view.rows_of(key, seq)]
+
+        return self._shelf.reading(read)
+
+    def stats(self) -> GalleryStats:
+        """Return the gallery in numbers."""
+        return self._shelf.reading(count_gallery)
+
+    def count_items(self) -> int:
+        """Return the number of live items."""
+        return self._shelf.reading(lambda view: int(np.count_nonzero(view.alive())))
+
+    # --- erasing and tending ----------------------------------------------------------------
+
+    def erase(
+        self,
+        item_ids: Sequence[str] = (),
+        *,
+        identity: str | None = None,
+        wait: float = WAIT_SECONDS,
+    ) -> Erasure:
+        """Erase items, or every item of one identity, for good.
+
+        On return they are never served nor written again. With `swept` they are in no file and no
+        row of this gallery any more; if a reader or writer was in the way for `wait` seconds, the
+        same call finishes it.
+
+        Raises:
+            UnknownItemError: an item is not there; nothing was changed.
+        """
+        return erase_items(self._shelf, item_ids, identity, wait)
+
+    def compact(self) -> None:
+        """Fold fresh rows, sweep tombstones, merge small segments, remove leftovers.
+
+        Raises:
+            LockedError: a reader or writer was in the way.
+        """
+        compact_gallery(self._shelf)
+
+    def files(self) -> list[Path]:
+        """Fold fresh rows and return the Parquet files that hold the gallery, for any reader.
+
+        Raises:
+            LockedError: an erased item could not be swept out of them yet.
+        """
+        return gallery_files(self._shelf)
+
+    def check(self) -> list[str]:
+        """Read everything and return what is wrong: checksums, key files, uniqueness, live rows."""
+        return check_gallery(self._shelf)
+
+    # --- for migrations ---------------------------------------------------------------------
+
+    def count_pending(self, target: str) -> int:
+        """Return how many live items lack a row of `target`, in any output that it needs.
+
+        Raises:
+            UnknownVersionError: the version is not registered.
+        """
+        return self._pending.count(target)
+
+    def pending(
+        self,
+        target: str,
+        *,
+        order: str = "oldest",
+        limit: int = FRESH_BELOW,
+        skip: Collection[int] = (),
+        seed: int = 0,
+    ) -> list[StoredItem]:
+        """Return the next items to embed by `target`: touched ones first, then by `order`.
+
+        Raises:
+            UnknownNameError: the order is none of oldest, random and farthest.
+            UnknownVersionError: the version is not registered.
+        """
+        return self._pending.take(target, order, limit, skip, seed)
+
+    def reembed(
+        self, items: Sequence[StoredItem], embedder: Embedder, *, check_source: bool = True
+    ) -> Reembedded:
+        """Embed stored items anew from their images; nothing is written.
+
+        With `check_source`, an image that is not the one enrolled (by sha256) is a failure.
+        """
+        outputs = self.outputs_needed(embedder.version)
+        return reembed_items(items, embedder, outputs, check_source=check_source)
+
+    def commit_reembedded(
+        self,
+        batch: Reembedded,
+        *,
+        lease: Lease,
+        also: Callable[[sa.Connection], None] | None = None,
+    ) -> int:
+        """Write a batch in one commit, together with `also`; return how many items.
+
+        Items erased or replaced since, or written by another worker, are left out.
+
+        Raises:
+            LockedError: the lease is somebody else's now; nothing was changed.
+        """
+        as_fresh = len(batch.items) < FRESH_BELOW
+        return commit_batch(self._shelf, batch, lease, also, as_fresh=as_fresh)
+
+    def remove_version(
+        self,
+        version: str,
+        *,
+        keep_only_there: bool,
+        also: Callable[[sa.Connection], None] | None = None,
+    ) -> int:
+        """Remove a version's rows in one commit, together with `also`; return how many.
+
+        With `keep_only_there`, items that no other preferred version has keep theirs.
+
+        Raises:
+            ItemsLeftError: there are such items and they may not stay; nothing was changed.
+            LockedError: others kept committing; nothing was changed.
+        """
+        return remove_rows(self._shelf, version, keep_only_there=keep_only_there, also=also)
+
+    def flush_touched(self) -> None:
+        """Wait until touched items are written; for a process that is about to end."""
+        self._touched.flush()
+
+    def _row(self) -> GalleryRow:
+        with self.database.read() as connection:
+            return catalog.read_gallery(connection, self.name)

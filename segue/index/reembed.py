@@ -1,0 +1,172 @@
+"""Reading images and embedding them: for enrolling, and for one batch of a migration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from segue.errors import ImageError, UsageError, VectorError
+from segue.files import sha256_bytes
+from segue.images import MAX_BYTES, decode
+from segue.index import catalog
+from segue.index.commit import publish
+from segue.index.items import Reembedded
+from segue.index.rows import rows_of_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import sqlalchemy as sa
+
+    from segue.index.items import StoredItem
+    from segue.index.leases import Lease
+    from segue.index.rows import Rows
+    from segue.index.shelf import Shelf
+    from segue.index.snapshot import View
+    from segue.types import Bools, Embedder, Floats, Images, Ints
+
+
+NOT_FINITE = "the model gave no usable vector (NaN or infinity)"
+"""Why an image that was decoded has no vector."""
+
+
+def read_source(source: str | None) -> bytes:
+    """Read the file that an item's `source` names: a path or a `file://` URI.
+
+    Raises:
+        ImageError: there is none, it cannot be read, or it is larger than `images.MAX_BYTES`; the
+            reason holds no path.
+    """
+    if not source:
+        raise ImageError("of an item", "the item has no source")
+    path = source_path(source)
+    if path is None:
+        raise ImageError("of an item", "its source is no file; only paths and file:// can be read")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageError("of an item", f"larger than {MAX_BYTES // 2**20} MiB")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError("of an item", "the source file is missing") from error
+    except OSError as error:
+        raise ImageError("of an item", f"cannot be read ({error.strerror})") from error
+
+
+def source_path(source: str) -> Path | None:
+    """Return the path that a source names, or None if it is another kind of URI.
+
+    >>> source_path("file:///faces/a%20b.jpg")
+    PosixPath('/faces/a b.jpg')
+    >>> source_path("s3://bucket/a.jpg") is None
+    True
+    """
+    if "://" not in source:
+        return Path(source)
+    parts = urlsplit(source)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def reembed_items(
+    items: Sequence[StoredItem],
+    embedder: Embedder,
+    outputs: Sequence[str],
+    *,
+    check_source: bool,
+) -> Reembedded:
+    """Embed stored items from their images; nothing is written.
+
+    Returns:
+        The batch; an item whose image is missing, changed or undecodable, or whose vector is NaN,
+        is among its failures.
+    """
+    images: list[Images] = []
+    read: list[StoredItem] = []
+    failed: list[tuple[int, str]] = []
+    for item in items:
+        try:
+            content = read_source(item.source)
+            if check_source:
+                _check_same(content, item.source_sha256)
+            images.append(decode(content, embedder.input_size))
+            read.append(item)
+        except ImageError as error:
+            failed.append((item.seq, error.reason))
+    vectors, good = embed_images(embedder, images, outputs)
+    kept = tuple(item for item, fine in zip(read, good.tolist(), strict=True) if fine)
+    failed += [
+        (item.seq, NOT_FINITE) for item, fine in zip(read, good.tolist(), strict=True) if not fine
+    ]
+    return Reembedded(embedder.version, kept, vectors, tuple(failed))
+
+
+def _check_same(content: bytes, sha256: str | None) -> None:
+    if sha256 is not None and sha256_bytes(content) != sha256:
+        raise ImageError("of an item", "the source image is not the one that was enrolled")
+
+
+def embed_images(
+    embedder: Embedder, images: Sequence[Images], outputs: Sequence[str]
+) -> tuple[dict[str, Floats], Bools]:
+    """Embed images: by output the unit vectors of those that worked, and which ones did.
+
+    Raises:
+        UsageError: the embedder lacks one of `outputs`.
+    """
+    missing = set(outputs) - set(embedder.outputs)
+    if missing:
+        raise UsageError(
+            f"{embedder.version} has no output {', '.join(sorted(missing))}, which this gallery's "
+            "edges need; give an embedder that has it"
+        )
+    if not images:
+        empty = {o: np.empty((0, embedder.outputs[o]), dtype=np.float32) for o in outputs}
+        return empty, np.empty(0, dtype=np.bool_)
+    found = embedder.embed(np.stack(images))
+    good = np.ones(len(images), dtype=np.bool_)
+    for output in outputs:
+        array = found[output]
+        if array.shape != (len(images), embedder.outputs[output]):
+            raise VectorError(f"{embedder.version} gave {output} of shape {array.shape}")
+        lengths = np.linalg.norm(array, axis=1)
+        good &= np.isfinite(lengths) & (lengths > 0)
+    vectors = {}
+    for output in outputs:
+        array = np.asarray(found[output][good], dtype=np.float32)
+        vectors[output] = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return vectors, good
+
+
+def commit_batch(
+    shelf: Shelf,
+    batch: Reembedded,
+    lease: Lease,
+    also: Callable[[sa.Connection], None] | None,
+    *,
+    as_fresh: bool,
+) -> int:
+    """Commit a re-embedded batch; return how many items were written.
+
+    Items erased or replaced meanwhile, or written by another worker, are left out.
+
+    Raises:
+        LockedError: the lease is somebody else's now; nothing was changed.
+    """
+    codec = shelf.view().row.codec
+    parts = rows_of_stored(batch.items, batch.version, batch.vectors, codec)
+
+    def refused(connection: sa.Connection, view: View, part: Rows) -> Ints:
+        gone = ~view.stored()[part.seqs] | view.mask(part.version, part.output)[part.seqs]
+        dead = catalog.tombstoned(connection, shelf.name, part.seqs.tolist())
+        return np.union1d(part.seqs[gone], dead)
+
+    def finish(connection: sa.Connection, _: View) -> None:
+        lease.check(connection)
+        catalog.delete_touched(connection, shelf.name, [item.seq for item in batch.items])
+        if also is not None:
+            also(connection)
+
+    written = publish(shelf, parts, finish, as_fresh=as_fresh, refused=refused)
+    return written // max(len(parts), 1)
