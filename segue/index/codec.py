@@ -7,7 +7,7 @@ their own length, which gives it back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def decode_vectors(codes: Images, codec: str) -> Floats:
     """
     codes = np.ascontiguousarray(codes)
     if check_codec(codec) == "float32":
-        return np.asarray(codes.view("<f4"), dtype=np.float32)
+        return cast("Floats", codes.view("<f4").astype(np.float32))
     values = codes.view(np.int8).astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return (values / np.maximum(lengths, 1.0)).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,14 +17,16 @@ from segue.index.enroll import enroll_given, enroll_images
 from segue.index.erase import erase_items
 from segue.index.nearest import NearestItems
 from segue.index.pending import PendingItems
+from segue.index.query import run_query
 from segue.index.reembed import commit_batch, reembed_items
 from segue.index.remove import remove_rows
 from segue.index.search import Searcher
 from segue.index.shelf import Shelf
 from segue.index.staging import WAIT_SECONDS
-from segue.index.stats import count_gallery
+from segue.index.stats import count_gallery, sample_rows
 from segue.index.touched import TouchLog
-from segue.types import check_name, no_progress
+from segue.index.transfer import normalised, read_file, write_file
+from segue.types import DEFAULT_OUTPUT, check_name, no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -222,6 +224,35 @@ class Gallery:
         """
         return enroll_given(self._shelf, items, version, vectors, replace=replace, fresh=fresh)
 
+    def import_file(
+        self,
+        path: Path,
+        version: str,
+        output: str = DEFAULT_OUTPUT,
+        *,
+        ids: Path | None = None,
+        normalise: bool = False,
+        replace: bool = False,
+    ) -> int:
+        """Enrol what a .parquet or .npy file holds, as one commit; return how many items.
+
+        Args:
+            path: columns `item_id` and `vector`, and if it has them `identity`, `source`,
+                `source_sha256`, `version`, `output`; or a .npy array [N, d].
+            version: the version that made the vectors.
+            output: its output, where the file does not say.
+            ids: of a .npy file: .txt with an id on each line, or .csv; by default beside it.
+            normalise: divide each vector by its length first.
+            replace: whether items that are there already give way.
+
+        Raises:
+            MissingPathError, DataError, VectorError, DuplicateItemError: nothing was changed.
+        """
+        imported = read_file(path, version, output, ids)
+        if normalise:
+            imported = normalised(imported)
+        return self.enroll_vectors(imported.items, version, imported.vectors, replace=replace)
+
     # --- items out --------------------------------------------------------------------------
 
     def search(
@@ -271,6 +302,44 @@ class Gallery:
             return [row for key in view.keys for row in view.rows_of(key, seq)]
 
         return self._shelf.reading(read)
+
+    def export(
+        self, path: Path, *, version: str | None = None, output: str = DEFAULT_OUTPUT
+    ) -> int:
+        """Write vectors as float32 to a .parquet file, or a .npy file with a .csv beside it.
+
+        Args:
+            path: where; a file that is there is replaced.
+            version: whose rows; by default each item's live one.
+            output: which output.
+
+        Returns:
+            How many rows.
+
+        Raises:
+            UsageError, DataError, DiskFullError, ReadOnlyError: nothing was written.
+        """
+        return self._shelf.reading(lambda view: write_file(view, path, version, output))
+
+    def sql(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a DuckDB query over the views `embeddings` and `live`; return columns and rows.
+
+        `embeddings` has every stored row, `live` each item's row of its most preferred version,
+        both with the columns of a segment. The query reads one snapshot and reaches neither files
+        nor network.
+
+        Raises:
+            UsageError: DuckDB refuses the query.
+        """
+        return run_query(self._shelf, query)
+
+    def sample_vectors(self, version: str, limit: int, seed: int = 0) -> tuple[Floats, list[str]]:
+        """Return the vectors [N, d] and identities of random items that have an identity."""
+
+        def draw(view: View) -> tuple[Floats, list[str]]:
+            return sample_rows(view, version, limit, seed)
+
+        return self._shelf.reading(draw)
 
     def stats(self) -> GalleryStats:
         """Return the gallery in numbers."""

@@ -1,0 +1,223 @@
+"""Backup and restore: catalog, segments and everything else of a workspace, together.
+
+A backup is one snapshot: the catalog is copied by SQLite's own backup while every gallery's folder
+is held, so that no file of it is swept away meanwhile. A restore replays the tombstones that the
+target still holds, so that what was erased since stays erased, and no `seq` is given twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import (
+    DataError,
+    FormatError,
+    LockedError,
+    MissingPathError,
+    TamperedError,
+    UsageError,
+    WorkspaceError,
+)
+from segue.files import fsync_directory, fsync_file, sha256_file, translated, write_durably
+from segue.index import catalog
+from segue.index.erase import sweep
+from segue.index.orphans import remove_orphans
+from segue.index.restore_rows import carry_over
+from segue.index.shelf import Shelf
+from segue.index.staging import sweeping, writing
+from segue.types import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from segue.database import Database
+
+FORMAT = 1
+"""The version of a backup's layout."""
+
+MANIFEST = "backup.json"
+"""Written last: a folder without it is no backup."""
+
+_GALLERIES = "galleries"
+
+
+def backup(database: Database, root: Path, target: Path) -> None:
+    """Copy a workspace into a new folder.
+
+    Raises:
+        UsageError: the folder is there and not empty, or within the workspace.
+        WorkspaceError: the catalog is not SQLite; its administrator backs it up.
+        DiskFullError, ReadOnlyError: it cannot be written.
+    """
+    source = _sqlite_path(database)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is not an empty folder; name a new one for the backup")
+    if target.resolve().is_relative_to(root.resolve()):
+        raise UsageError(f"{target} is inside the workspace; name a folder outside it")
+    with translated(target), ExitStack() as held:
+        target.mkdir(parents=True, exist_ok=True)
+        for name in _names(database):
+            held.enter_context(writing(root / _GALLERIES / name))
+        _copy_sqlite(source, target / source.name)
+        for path in _listed_files(target / source.name):
+            _copy_file(root / path, target / path)
+        for path in _other_files(root, source):
+            if path.suffix == ".db":
+                _copy_sqlite(root / path, target / path)
+            else:
+                _copy_file(root / path, target / path)
+        _write_manifest(target, source.name)
+
+
+def restore(source: Path, database: Database, root: Path) -> None:
+    """Put a backup in the place of what a workspace holds.
+
+    What was erased since the backup stays erased. Files that the backup does not know are left
+    alone, except for those of galleries, which are removed.
+
+    Raises:
+        MissingPathError, DataError: no whole backup there.
+        TamperedError: a file of it is not what was backed up; nothing was changed.
+        FormatError: a newer Segue wrote it.
+        LockedError: the workspace is in use; nothing was changed.
+    """
+    live = _sqlite_path(database)
+    manifest = _read_manifest(source)
+    name = str(manifest["database"])
+    for path, sha256 in manifest["files"].items():
+        found = sha256_file(source / path)
+        if found != sha256:
+            raise TamperedError(source / path, sha256, found)
+    with translated(root), ExitStack() as held:
+        root.mkdir(parents=True, exist_ok=True)
+        names = {*_names(database), *_names_in(source / name)}
+        for gallery in sorted(names):
+            held.enter_context(sweeping(root / _GALLERIES / gallery))
+        for path in manifest["files"]:
+            if path != name:
+                _copy_file(source / path, root / path)
+        prepared = root / f".{live.name}.restored"
+        prepared.unlink(missing_ok=True)
+        try:
+            _copy_sqlite(source / name, prepared)
+            carry_over(prepared, database)
+            _replace_database(prepared, database)
+        finally:
+            prepared.unlink(missing_ok=True)
+        for gallery in sorted(names):
+            remove_orphans(Shelf(database, root, gallery))
+    for gallery in _names(database):
+        sweep(Shelf(database, root, gallery))
+
+
+def _sqlite_path(database: Database) -> Path:
+    if not database.is_sqlite:
+        raise WorkspaceError(
+            "the catalog is not SQLite; back it up with its own tools (pg_dump), and the folder "
+            "galleries/ with it while nothing writes"
+        )
+    return Path(str(database.engine.url.database))
+
+
+def _names(database: Database) -> list[str]:
+    import sqlalchemy as sa
+
+    if not sa.inspect(database.engine).has_table("galleries"):
+        return []
+    with database.read() as connection:
+        return catalog.list_names(connection)
+
+
+def _names_in(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [str(row[0]) for row in connection.execute("SELECT gallery FROM galleries")]
+
+
+def _listed_files(path: Path) -> Iterator[Path]:
+    """Yield the files of the segments that a copied catalog lists, relative to the workspace."""
+    with closing(sqlite3.connect(path)) as connection:
+        for row in connection.execute("SELECT path, key_path FROM segments").fetchall():
+            yield from (Path(row[0]), Path(row[1]))
+
+
+def _other_files(root: Path, database: Path) -> Iterator[Path]:
+    """Yield what else belongs to the workspace, relative to it: models, reports, MLflow."""
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        first = relative.parts[0]
+        own = first == _GALLERIES or first.startswith(database.name) or path == database
+        hidden = any(part.startswith(".") for part in relative.parts)
+        beside = path.name.endswith((".db-wal", ".db-shm", ".db-journal"))
+        if path.is_file() and not path.is_symlink() and not (own or hidden or beside):
+            yield relative
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+    fsync_file(target)
+    fsync_directory(target.parent)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.staged")
+    try:
+        shutil.copyfile(source, temporary)
+        fsync_file(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(target.parent)
+
+
+def _write_manifest(target: Path, database: str) -> None:
+    files = {
+        path.relative_to(target).as_posix(): sha256_file(path)
+        for path in sorted(target.rglob("*"))
+        if path.is_file()
+    }
+    value = {"format": FORMAT, "created_at": utc_now(), "database": database, "files": files}
+    write_durably(target / MANIFEST, json.dumps(value, indent=1, sort_keys=True).encode())
+
+
+def _read_manifest(source: Path) -> dict[str, Any]:
+    path = source / MANIFEST
+    if not path.is_file():
+        raise MissingPathError(path, "whole backup")
+    try:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+        found = value["format"]
+        files: Iterable[str] = [*value["files"], value["database"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no description of a backup") from error
+    if found != FORMAT:
+        raise FormatError(path, found, FORMAT)
+    for name in files:
+        relative = Path(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise DataError(f"{path} names a file outside the backup")
+        if not (source / relative).is_file():
+            raise MissingPathError(source / relative, "file of the backup")
+    return value
+
+
+def _replace_database(prepared: Path, database: Database) -> None:
+    """Copy a prepared catalog over the live one, in one SQLite transaction."""
+    connection = database.engine.raw_connection()
+    try:
+        live = connection.driver_connection
+        assert isinstance(live, sqlite3.Connection)
+        with closing(sqlite3.connect(prepared)) as new:
+            new.backup(live)
+        live.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+    except sqlite3.OperationalError as error:
+        raise LockedError(f"database {database.location}") from error
+    finally:
+        connection.close()
