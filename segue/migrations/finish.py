@@ -17,7 +17,15 @@ from segue.errors import (
 from segue.migrations.clock import TICK
 from segue.migrations.heartbeat import FINISH, held
 from segue.migrations.left import Left, commit_counted
-from segue.migrations.rows import Row, add_event, advance, read_events, release, update
+from segue.migrations.rows import (
+    Row,
+    add_event,
+    advance,
+    preference_before,
+    read_events,
+    release,
+    update,
+)
 from segue.migrations.serving import companions_of, comparable, serve
 from segue.migrations.states import commands, transition
 from segue.migrations.verify import reopen_if_unfinished
@@ -184,8 +192,11 @@ def _enter(handle: Handle, row: Row, *, leave_old: bool) -> None:
 
     def act(connection: sa.Connection, left: Left) -> None:
         _check_left(left, leave_old=leave_old)
-        kept = [v for v in handle.gallery.preference if v != row.target] if left.left else []
-        details = {"leave_old": bool(kept), "left": left.left}
+        now = handle.gallery.preference
+        started = preference_before(connection, row.number) or now
+        old = sorted({row.source, *now, *started} - {row.target})
+        kept = [version for version in now if version != row.target] if left.left else []
+        details = {"leave_old": bool(kept), "left": left.left, "old": old}
         advance(connection, row.number, "complete", details=details)
         handle.gallery.set_serving(
             connection, serving=row.target, preference=[row.target, *kept], companions=[]
@@ -200,7 +211,7 @@ def _remove(handle: Handle, row: Row, progress: Progress) -> Completion:
         events = read_events(connection, row.number)
     entered = next(event for event in reversed(events) if event.name == "complete")
     leave_old = bool(entered.details["leave_old"])
-    old = sorted({version for version, _ in handle.gallery.stats().rows} - {row.target})
+    old = list(entered.details["old"])
     removed = 0
     for number, version in enumerate(old):
         progress(number, len(old), f"removing {version}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from segue.errors import LockedError, SegueError
+from segue.errors import LockedError, SegueError, UnknownItemError
 from segue.migrations.clock import CLOCK, Clock
 from segue.migrations.heartbeat import INLINE, held
 from segue.migrations.rows import open_migration, read_row, release
@@ -85,9 +86,10 @@ class _Inline:
     def _group(self, hits: Sequence[Hit]) -> int:
         items: list[StoredItem] = []
         for hit in hits:
-            rows = self.gallery.item(hit.item_id)
-            if rows and rows[0].item.seq == hit.seq:  # else it was replaced since the search
-                items.append(rows[0].item)
+            with suppress(UnknownItemError):  # erased since the search
+                rows = self.gallery.item(hit.item_id)
+                if rows[0].item.seq == hit.seq:  # else it was replaced
+                    items.append(rows[0].item)
         batch = self.gallery.reembed(items, self.embedder)
         if not batch.items:
             return 0

@@ -49,7 +49,7 @@ class Plan:
         gate: the gate of the newest report of this pair as JSON, None where there is no report.
         report: that report's number.
         fingerprints: version id -> fingerprint, of both versions.
-        edges: `"PROBE -> STORED"` -> when that edge was measured, for all edges of the pair.
+        edges: `"PROBE -> STORED"` -> when it was measured, for the calibrated edges of the pair.
         serving: the version that served when the plan was made.
         created_at: when it was made, UTC.
     """

@@ -57,7 +57,8 @@ def make_plan(
     edges = measured_edges(registry, (old.version, new.version))
     report = registry.report(old.version, new.version)
     gate = None if report is None else dict(report.gate)
-    go = gate is not None and bool(gate["go"]) and edge_name(new.version, old.version) in edges
+    wanted = {edge_name(new.version, stored) for stored in (old.version, new.version)}
+    go = gate is not None and bool(gate["go"]) and wanted <= edges.keys()
     to_migrate = gallery.count_pending(new.version)
     waiting = gallery.pending(new.version, order="oldest", limit=to_migrate) if look else []
     width = sum(new.outputs[output] for output in gallery.outputs_needed(new.version))
@@ -85,13 +86,15 @@ def make_plan(
 
 
 def measured_edges(registry: Registry, versions: tuple[str, str]) -> dict[str, str]:
-    """Return which edges among two versions were measured, and when."""
+    """Return which edges among two versions were measured and calibrated, and when."""
     found = {}
     for probe, stored in product(versions, versions):
         try:
-            found[edge_name(probe, stored)] = registry.edge(probe, stored).created_at
+            edge = registry.edge(probe, stored)
         except UnmeasuredEdgeError:
             continue
+        if edge.calibration is not None:
+            found[edge_name(probe, stored)] = edge.created_at
     return found
 
 

@@ -175,6 +175,14 @@ def read_events(connection: sa.Connection, number: int) -> tuple[Event, ...]:
     )
 
 
+def preference_before(connection: sa.Connection, number: int) -> tuple[str, ...]:
+    """Return the gallery's preferred versions before the migration started."""
+    for event in read_events(connection, number):
+        if event.name == "start":
+            return tuple(event.details["preference"])
+    return ()
+
+
 # --- quarantine -----------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segue.errors import UnmeasuredEdgeError
+from segue.migrations.plan import edge_name
 from segue.registry import GALLERY_ALIAS
 from segue.types import VersionId
 
@@ -20,13 +21,24 @@ VECTORS_ONLY = "vectors"
 """The kind of a version that has no model: nothing can be embedded with it."""
 
 
+def missing_edge(registry: Registry, probe: str, stored: str) -> str | None:
+    """Return the edge that probes of `probe` lack to be answered from a gallery that mixes both.
+
+    Lists of two versions merge by false accept rate, so that both edges must be calibrated: the
+    one to `stored`, and the one from `probe` to itself. None if both are.
+    """
+    for other in (stored, probe):
+        try:
+            if registry.edge(probe, other).calibration is None:
+                return edge_name(probe, other)
+        except UnmeasuredEdgeError:
+            return edge_name(probe, other)
+    return None
+
+
 def has_edge(registry: Registry, probe: str, stored: str) -> bool:
-    """Whether probes of `probe` were measured against vectors of `stored`."""
-    try:
-        registry.edge(probe, stored)
-    except UnmeasuredEdgeError:
-        return False
-    return True
+    """Whether probes of `probe` can be answered from vectors of both versions together."""
+    return missing_edge(registry, probe, stored) is None
 
 
 def companions_of(registry: Registry, source: str, target: str) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segue.errors import GateError, LockedError, StalePlanError, UsageError
-from segue.migrations.plan import BLUE_GREEN, MIXED, Plan, changes
+from segue.migrations.plan import BLUE_GREEN, MIXED, Plan, changes, edge_name
 from segue.migrations.planning import make_plan
 from segue.migrations.rows import advance, insert_row, open_migration
-from segue.migrations.serving import can_revert, companions_of, has_edge, serve
+from segue.migrations.serving import can_revert, companions_of, missing_edge, serve
 
 if TYPE_CHECKING:
     from segue.database import Database
@@ -86,8 +86,8 @@ def check_gate(plan: Plan, force: str | None) -> None:
     )
     if not plan.has_edge(plan.target, plan.source):
         reason = (
-            f"the edge {plan.target} -> {plan.source} is not measured, so that probes of "
-            f"{plan.target} cannot be compared with what is stored"
+            f"the edge {plan.target} -> {plan.source} is not calibrated, so that probes "
+            f"of {plan.target} cannot be compared with what is stored"
         )
         raise GateError(
             [reason],
@@ -104,18 +104,16 @@ def check_gate(plan: Plan, force: str | None) -> None:
 def _check_findable(plan: Plan, registry: Registry, gallery: Gallery) -> None:
     """Refuse a mixed migration in which some item could not be found, now or after a revert."""
     live = [version for version, count in gallery.stats().live.items() if count]
-    missing = [
-        (plan.target, version)
-        for version in live
-        if version != plan.target and not has_edge(registry, plan.target, version)
-    ]
+    missing = [missing_edge(registry, plan.target, version) for version in live]
     if not can_revert(registry, plan.source, plan.target):
-        missing.append((plan.source, plan.target))
-    if missing:
-        probe, stored = missing[0]
+        missing.append(edge_name(plan.source, plan.target))
+    reasons = [
+        f"the edge {edge} is not calibrated: items would not be found" for edge in missing if edge
+    ]
+    if reasons:
         raise GateError(
-            [f"the edge {probe} -> {stored} is not measured: items would not be found"],
-            f"Measure it with `segue evaluate compatibility`, or plan with `--strategy {BLUE_GREEN}`",
+            reasons,
+            f"Measure with `segue evaluate compatibility`, or plan with `--strategy {BLUE_GREEN}`",
         )
 
 

@@ -84,9 +84,7 @@ def read_status(handle: Handle) -> Status:
     serving = handle.gallery.serving
     with handle.database.read() as connection:
         events = read_events(connection, row.number)
-    runner = live_runner(
-        handle.database, row.gallery, handle.clock.now().isoformat(timespec="microseconds")
-    )
+    runner = live_runner(handle)
     state = "running" if row.state in SETTLED and left.to_do else row.state
     waiting = _why(row, state, left, serving=serving, runner=runner, events=events)
     rate = None

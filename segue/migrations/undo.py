@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from segue.errors import ItemsLeftError, LockedError, NoModelError, TransitionError, UsageError
 from segue.migrations.heartbeat import UNDO, beating, held
 from segue.migrations.left import ATTEMPTS, read_generation
-from segue.migrations.rows import Row, advance, read_events, read_row, release
+from segue.migrations.rows import Row, advance, preference_before, read_row, release
 from segue.migrations.serving import comparable, has_edge, serve
 from segue.migrations.states import commands, transition
 from segue.types import no_progress
@@ -106,7 +106,7 @@ def _restore(handle: Handle, row: Row, generation: int) -> bool:
         if read_generation(connection, row.gallery, lock=True) != generation:
             return False
         _still_reverting(row, connection)
-        before = _preference_before(connection, handle, row)
+        before = preference_before(connection, row.number) or handle.gallery.preference
         others = [v for v in (*before, row.target) if v != row.source]
         answered = comparable(handle.registry, row.source, others)
         serve(
@@ -121,14 +121,6 @@ def _restore(handle: Handle, row: Row, generation: int) -> bool:
         release(connection, row.number)
         advance(connection, row.number, "finish", waiting=None)
     return True
-
-
-def _preference_before(connection: sa.Connection, handle: Handle, row: Row) -> list[str]:
-    """Return the versions that were preferred before this migration changed what serves."""
-    for event in reversed(read_events(connection, row.number)):
-        if "preference" in event.details:
-            return list(event.details["preference"])
-    return list(handle.gallery.preference)
 
 
 def abort(handle: Handle) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segue.errors import ItemsLeftError, MismatchError, UsageError
+from segue.errors import ItemsLeftError, MismatchError, UnknownItemError, UsageError
 from segue.index import Probe
 from segue.migrations.left import Left, commit_counted, count_left
 from segue.migrations.rows import Row, advance, read_row
@@ -147,7 +148,11 @@ def draw(gallery: Gallery, version: str, sample: int, seed: int) -> list[list[St
         f"WHERE version = '{version}' AND output = '{DEFAULT_OUTPUT}' "
         f"ORDER BY hash(seq + {int(seed)} * 1000003), seq LIMIT {int(sample)}"
     )
-    return [gallery.item(item_id) for (item_id,) in found]
+    drawn = []
+    for (item_id,) in found:
+        with suppress(UnknownItemError):  # erased since
+            drawn.append(gallery.item(item_id))
+    return drawn
 
 
 def tolerances(vectors: Floats, codec: str) -> Doubles:
