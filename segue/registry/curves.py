@@ -21,16 +21,21 @@ CHILDREN = {
 """Child run -> row of the report; rows that the report lacks are left out."""
 
 
-def far_step(far: float) -> int:
-    """Return the step that a FAR is logged at: its level in decibels, a tenth of a decade each.
+NOTE = "Steps of `VAL by FAR` are decades times ten: 20 is FAR 1e-2, 30 is FAR 1e-3."
+"""Shown as the runs' description."""
 
-    The steps of all runs lie on this one grid, so that MLflow's page overlays their curves with the
-    FAR growing to the right, as in a ROC.
+
+def far_step(far: float) -> int:
+    """Return the step that a FAR is logged at: ten for each decade below 1.
+
+    The steps of all runs lie on this one grid, so that MLflow's page overlays their curves. They
+    grow towards small FARs, because MLflow draws a line only where the last step is 1 or more, and
+    shows the value of the last step, the hardest FAR, in its table.
 
     >>> far_step(1e-3), far_step(1e-2), far_step(1.0)
-    (-30, -20, 0)
+    (30, 20, 0)
     """
-    return round(10 * math.log10(far))
+    return round(-10 * math.log10(far))
 
 
 def child_rows(report: CompatibilityReport) -> dict[str, Row]:

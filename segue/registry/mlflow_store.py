@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
-# Read by MLflow itself, set only where the user did not: no telemetry, and a server that is not
-# there is told within seconds rather than after minutes of retries.
+# Read by MLflow itself, set only where the user did not: no telemetry, no progress bars and links
+# printed into a command's output, and a server that is not there is told within seconds rather than
+# after minutes of retries.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -85,8 +88,15 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        reason = public_uri(" ".join(str(error).split())[:240]) or type(error).__name__
         raise RegistryError(
-            f"MLflow at {public_uri(uri)} cannot be used: {reason}; start it, or point "
+            f"MLflow at {public_uri(uri)} cannot be used: {_reason(error)}; mend it, or point "
             "MLFLOW_TRACKING_URI elsewhere"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong in a few words; MLflow quotes whole URLs, retries and SQL."""
+    text = " ".join(str(error).split())
+    if "Max retries exceeded" in text:
+        return "nobody answers there"
+    return public_uri(text[:200]) or type(error).__name__

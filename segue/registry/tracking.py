@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import RegistryError
-from segue.registry.curves import child_rows, report_metrics, row_metrics
+from segue.registry.curves import NOTE, child_rows, report_metrics, row_metrics
 from segue.registry.mlflow_store import connect, is_database, public_uri, translated
 
 if TYPE_CHECKING:
@@ -162,9 +162,10 @@ class Tracking:
             "bootstrap": report.bootstrap,
             "seed": report.seed,
         }
+        note = {"mlflow.note.content": NOTE}
         begun: list[str] = []
         try:
-            parent = self._start(COMPATIBILITY, f"{old} to {new}", {})
+            parent = self._start(COMPATIBILITY, f"{old} to {new}", note)
             begun.append(parent)
             self._log_parameters(parent, parameters)
             self.log_metrics(parent, report_metrics(report))
@@ -172,7 +173,7 @@ class Tracking:
             with translated(self.uri):
                 client.log_artifacts(parent, str(folder))
             for child, row in child_rows(report).items():
-                run_id = self._start(COMPATIBILITY, child, {"mlflow.parentRunId": parent})
+                run_id = self._start(COMPATIBILITY, child, {**note, "mlflow.parentRunId": parent})
                 begun.append(run_id)
                 self._log_parameters(run_id, {**parameters, "row": row.name})
                 self.log_metrics(run_id, row_metrics(row))

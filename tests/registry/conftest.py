@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 
 import pytest
 
@@ -16,12 +17,29 @@ SETTINGS = {"width": 2, "dimension": 8}
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A SQLite store as MLflow makes it, which takes seconds; nothing is ever written to it."""
+def store(tmp_path_factory):
+    """A SQLite store of MLflow's for all tests, and a copy of it while it was empty.
+
+    MLflow takes seconds to make one and a good part of a second to open one.
+    """
     folder = tmp_path_factory.mktemp("mlflow")
-    path = folder / "mlflow.db"
+    path, empty = folder / "mlflow.db", folder / "empty.db"
     Tracking(f"sqlite:///{path}", folder / "artifacts").connect()
-    return path
+    copy_database(path, empty)
+    return path, empty
+
+
+@pytest.fixture
+def reset_store(store):
+    """Empty MLflow's store, which is open all the time."""
+    return lambda: copy_database(store[1], store[0])
+
+
+def copy_database(source, target):
+    with sqlite3.connect(source) as one, sqlite3.connect(target) as other:
+        one.backup(other)
+    one.close()
+    other.close()
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +53,10 @@ def empty_catalog(tmp_path_factory):
 
 
 @pytest.fixture
-def root(tmp_path, empty_store, empty_catalog, monkeypatch):
+def root(tmp_path, empty_catalog, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "workspace"
     folder.mkdir()
-    shutil.copy(empty_store, folder / "mlflow.db")
     shutil.copy(empty_catalog, folder / "segue.db")
     return folder
 
@@ -52,8 +69,9 @@ def database(root):
 
 
 @pytest.fixture
-def registry(database, root):
-    return Registry(database, root)
+def registry(database, root, store, reset_store):
+    reset_store()
+    return Registry(database, root, tracking_uri=f"sqlite:///{store[0]}")
 
 
 @pytest.fixture(scope="session")
