@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from segue.harmonic.calibration import Calibration
     from segue.types import Bools, Doubles, Floats, Ints, Progress
 
-__all__ = ["CompatibilityData", "measure_compatibility"]
+__all__ = ["CompatibilityData", "CompatibilityReport", "measure_compatibility"]
 
 IMAGES_PER_PERSON = 10
 """More images of a person would let a few people decide the result."""

@@ -116,7 +116,7 @@ def val_at_far(
     Raises:
         EvaluationError: no distances, NaN, or no rate.
 
-    >>> found = val_at_far([0.1, 0.2, 0.5], [0.4, 0.6, 0.8, 0.9], 0.25)
+    >>> found = val_at_far([0.1, 0.2, 0.7], [0.4, 0.6, 0.8, 0.9], 0.25)
     >>> round(found.val, 3), round(found.threshold, 6), found.realised_far, found.measurable
     (0.667, 0.6, 0.25, False)
     """

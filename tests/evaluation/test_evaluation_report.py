@@ -1,0 +1,160 @@
+"""The report in Markdown, JSON and pictures."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from segue.errors import EvaluationError
+from segue.evaluation import (
+    CompatibilityReport,
+    GateResult,
+    evaluate_gate,
+    measure_compatibility,
+    render_markdown,
+    write_report,
+)
+from segue.evaluation.plots import STYLES, plot_mixed, plot_roc
+from segue.evaluation.results import far_text
+
+
+@pytest.fixture(scope="module")
+def folder(report, tmp_path_factory):
+    target = tmp_path_factory.mktemp("reports") / "one"
+    write_report(target, report, evaluate_gate(report), title="faces/1 to faces/2", note="drawn")
+    return target
+
+
+def table(text, heading):
+    """Return the cells of the table under a heading, row by row."""
+    part = text.split(f"## {heading}")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if "---" not in row[0]]
+
+
+def test_four_files_are_written(folder):
+    """JSON, Markdown and two pictures; nothing temporary stays."""
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["mixed.png", "report.json", "report.md", "roc.png"]
+
+
+def test_the_json_file_is_the_report_and_the_gate(folder, report):
+    """Both are read back from `report.json`."""
+    value = json.loads((folder / "report.json").read_text())
+    assert CompatibilityReport.from_json(value) == report
+    assert GateResult.from_json(value["gate"]) == evaluate_gate(report)
+    assert (value["title"], value["note"]) == ("faces/1 to faces/2", "drawn")
+
+
+def test_the_main_table_has_every_way_to_compare(folder, report):
+    """Each row is there once, with a value and interval in each measurable column."""
+    text = (folder / "report.md").read_text()
+    head, *rows = table(text, "VAL, rank-1 and mAP")
+    assert head == ["compared", "VAL at 1e-1", "VAL at 1e-2", "rank-1", "mAP"]
+    labels = [row[0] for row in rows]
+    assert labels[:6] == [
+        "v1 self (status quo)",
+        "twin self (independent v2)",
+        "v2 self",
+        "v2 → v1",
+        "v1 → v2",
+        "best bridge → v1",
+    ]
+    assert "search ρ = 0.25, raw" in labels
+    assert "stored ρ = 0.75, calibrated" in labels
+    assert "rank merge (v1 and twin) ρ = 0.5" in labels
+    assert len(labels) == len(set(labels)) == 6 + 3 * 6
+    assert all(len(row) == len(head) for row in rows)
+    val = report.row("v1").at(0.01).val
+    cells = [f"{x:.3f}"[1:] for x in val.to_json()]
+    assert rows[0][2] == f"{cells[0]} [{cells[1]}, {cells[2]}]"
+
+
+def test_the_text_tells_the_verdict_and_its_reasons(folder, report):
+    """GO or NO-GO comes first, each check with its sentence."""
+    text = (folder / "report.md").read_text()
+    gate = evaluate_gate(report)
+    assert f"**Gate: {'GO' if gate.go else 'NO-GO'}.**" in text
+    for check in gate.checks:
+        assert check.sentence in text
+    assert text.startswith("# faces/1 to faces/2\n\ndrawn\n")
+
+
+def test_what_is_not_measurable_is_said(folder):
+    """FARs without support are named and have no column."""
+    text = (folder / "report.md").read_text()
+    assert "Not measurable here: FAR 1e-3, 1e-4" in text
+    assert "VAL at 1e-4" not in text
+
+
+def test_every_table_is_whole(folder):
+    """All rows of a table have as many cells as its head."""
+    text = (folder / "report.md").read_text()
+    for heading in (
+        "What compatibility brings and costs",
+        "Over the whole migration",
+        "At the deployed threshold",
+        "More measures",
+    ):
+        head, *rows = table(text, heading)
+        assert rows
+        assert {len(row) for row in rows} == {len(head)}
+
+
+def test_pictures_are_large_enough_to_print(folder):
+    """Both pictures are PNGs more than 1,200 pixels wide."""
+    for name in ("roc.png", "mixed.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.format == "PNG"
+            assert picture.width >= 1200
+            assert "Software" not in picture.info
+
+
+def test_the_same_report_draws_the_same_bytes(report):
+    """A picture depends on nothing but its report."""
+    assert plot_roc(report, title="a") == plot_roc(report, title="a")
+
+
+def test_no_two_kinds_share_a_style():
+    """Colour, dashes and mark differ between kinds, but for one bridge's two rows."""
+    kinds = {name: style for name, style in STYLES.items() if name != "bridge"}
+    for part in ("colour", "dashes", "marker"):
+        assert len({str(getattr(style, part)) for style in kinds.values()}) == len(kinds)
+
+
+def test_a_report_without_a_twin_or_mixture_is_still_written(make, tmp_path):
+    """Pure rows alone make a report; the picture over rho shows single points."""
+    report = measure_compatibility(
+        make(twin=False), make(twin=False, seed=2), rhos=[1], bootstrap=10
+    )
+    gate = evaluate_gate(report)
+    assert not gate.go
+    write_report(tmp_path, report, gate)
+    text = render_markdown(report, gate)
+    assert "NO-GO" in text
+    assert "at least two mixing ratios" in text
+
+
+def test_too_few_impostors_for_a_curve_are_told(make):
+    """Without one measurable FAR there is no ROC to draw."""
+    data = make(people=3, images=2, singles=0, twin=False)
+    report = measure_compatibility(data, make(seed=2, twin=False), rhos=[0], bootstrap=10)
+    with pytest.raises(EvaluationError, match="more people"):
+        plot_roc(report, title="none")
+    assert plot_mixed(report, title="points")[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("far", "text"), [(0.1, "1e-1"), (0.0025, "2.5e-3"), (1.0, "1e0")])
+def test_rates_are_written_as_people_write_them(far, text):
+    """No padded exponents, no lost digits."""
+    assert far_text(far) == text
+
+
+def test_measuring_loads_neither_torch_nor_matplotlib():
+    """Importing the room is light: pictures load matplotlib when they are drawn."""
+    heavy = "{'torch', 'matplotlib', 'scipy', 'mlflow', 'sklearn', 'faiss', 'duckdb'}"
+    code = f"import sys, segue.evaluation; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
