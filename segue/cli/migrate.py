@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -130,29 +130,32 @@ def _read_plan(file: Path) -> Plan:
 
 @migrate.command()
 @name_argument
-@click.option("--limit", type=int, help="Stop after about so many items.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many items.")
+@click.option("--retry", is_flag=True, help="Try quarantined items again.")
 @json_option
 @click.pass_context
-def run(context: click.Context, name: str, limit: int | None, as_json: bool) -> int:
+def run(context: click.Context, name: str, limit: int | None, retry: bool, as_json: bool) -> int:
     """Re-embed what is left; a killed run goes on with the same command."""
-    workspace = open_workspace(context)
-    migration = workspace.migration(name)
+    migration = open_workspace(context).migration(name)
+    if retry:
+        migration.retry()
     with progress_bar() as progress:
         result = migration.run(progress=progress, limit=limit)
 
     def text() -> str:
         line = f"{name}: {result.state}; migrated {result.migrated}, left {result.left}"
-        if result.failed:
+        if result.failed or (result.left and result.state == "caught_up"):
             line += (
-                f", {result.failed} quarantined (see `segue migrate status {name}`; "
-                f"`segue migrate run {name}` after `segue migrate retry {name}` tries them again)"
+                f"; quarantined items stay findable by the old version: see `segue migrate status "
+                f"{name}`, then `segue migrate run {name} --retry`"
             )
         elif result.state == "caught_up":
             line += f"; next: `segue migrate verify {name}`"
         return line
 
     emit(asdict(result), as_json, text)
-    return 1 if result.failed else 0
+    stopped = limit is not None and result.state == "running"
+    return 1 if result.failed or (result.left and not stopped) else 0
 
 
 @migrate.command()
@@ -180,7 +183,6 @@ def _simple(action: str, text: str) -> click.Command:
 for _action, _text in (
     ("pause", "Pause the runner, from any process, within one batch."),
     ("resume", "Let a paused migration go on."),
-    ("retry", "Take items out of quarantine, to be tried again."),
     ("cutover", "Blue-green: let the new version serve; needs `verify` first."),
 ):
     migrate.add_command(_simple(_action, _text))
@@ -256,7 +258,7 @@ def abort(context: click.Context, name: str, yes: bool) -> None:
 @click.pass_context
 def history(context: click.Context, name: str, as_json: bool) -> None:
     """Show every event of the gallery's migrations."""
-    events: list[Any] = open_workspace(context).migration(name).history()
+    events = open_workspace(context).migration(name).history(all_migrations=True)
     emit(
         [asdict(event) for event in events],
         as_json,

@@ -37,7 +37,7 @@ def train() -> None:
 @json_option
 @click.pass_context
 def base(
-    context: click.Context, name: str, data: Path, old_only: bool, as_json: bool, **given: Any
+    context: click.Context, /, name: str, data: Path, old_only: bool, as_json: bool, **given: Any
 ) -> None:
     """Train a network of its own space on part `train`, register it as the next NAME."""
     from segue.train import TrainSettings
@@ -67,6 +67,7 @@ def base(
 @click.pass_context
 def harmonic(
     context: click.Context,
+    /,
     data: Path,
     old: str,
     start: str,

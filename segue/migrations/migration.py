@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from segue.errors import UnknownMigrationError
+from segue.errors import UnknownMigrationError, UsageError
 from segue.migrations import finish, undo
 from segue.migrations.clock import CLOCK, Clock
 from segue.migrations.handle import Handle
@@ -179,6 +179,7 @@ class Migration:
         *,
         progress: Progress = no_progress,
         until_caught_up: bool = True,
+        limit: int | None = None,
     ) -> RunResult:
         """Re-embed what is left, in this process, until nothing is left to try.
 
@@ -190,12 +191,15 @@ class Migration:
             embedder: of the target; loaded from the registry without one.
             progress: is told items, and why the runner waits.
             until_caught_up: False goes on for ever, for items that the old version enrols.
+            limit: stop after so many items, migrated or quarantined; None does not stop.
 
         Raises:
             LockedError: another runner is alive.
             TransitionError: the migration is closed, completing or reverting.
         """
-        return Runner(self._handle, embedder, progress, until_caught_up).run()
+        if limit is not None and limit < 1:
+            raise UsageError(f"limit {limit} is no number of items; give 1 or more")
+        return Runner(self._handle, embedder, progress, until_caught_up, limit).run()
 
     def pause(self) -> None:
         """Let every runner of this migration stop after the batch in flight.

@@ -98,6 +98,7 @@ class Runner:
     embedder: Embedder | None
     progress: Progress = no_progress
     until_caught_up: bool = True
+    limit: int | None = None
     pace: Pace = field(default_factory=Pace)
     migrated: int = 0
     failed: int = 0
@@ -138,7 +139,7 @@ class Runner:
             add_event(connection, row.number, "run", state, {"left": before.left})
 
     def _work(self, lease: Lease) -> None:
-        while True:
+        while self.limit is None or self.migrated + self.failed < self.limit:
             lease.renew()
             row = self.handle.row()
             if row.state == "running":
@@ -161,7 +162,7 @@ class Runner:
         items = self.handle.gallery.pending(
             row.target,
             order=row.order,
-            limit=self.pace.limit(row.throttle, row.batch),
+            limit=self._batch(row),
             skip=set(aside),
             seed=row.number,
         )
@@ -174,6 +175,13 @@ class Runner:
         with suppress(_NotRunningError):
             self._commit(batch, lease)
         self.progress(self.migrated + self.failed, self.total, "items")
+
+    def _batch(self, row: Row) -> int:
+        """Return how many items the next batch may have."""
+        allowed = self.pace.limit(row.throttle, row.batch)
+        if self.limit is None:
+            return allowed
+        return min(allowed, self.limit - self.migrated - self.failed)
 
     def _commit(self, batch: Reembedded, lease: Lease) -> None:
         """Commit a batch's vectors and its quarantine together."""
