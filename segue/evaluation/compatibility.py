@@ -297,7 +297,7 @@ class _Meter:
                         float(realised[0]), curve.far_below(self._resamples, refused)
                     ),
                     val=Estimate.of(float(val[0]), val_b),
-                    measurable=self.pairs(directed=plan.directed).can_support(far),
+                    measurable=curve.measurable(far),
                 )
             )
         return tuple(found)

@@ -257,5 +257,6 @@ def _close(one: float, other: float) -> bool:
 
 def _signed(estimate: Estimate) -> str:
     """Return a difference of rates in points: `+3.1 [+0.4, +6.0] points`."""
-    value, low, high = (100 * x for x in (estimate.value, estimate.low, estimate.high))
+    # Adding 0.0 turns -0.0 into 0.0.
+    value, low, high = (round(100 * x, 1) + 0.0 for x in estimate.to_json())
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}] points"

@@ -93,7 +93,10 @@ def plot_roc(report: CompatibilityReport, *, title: str, note: str = "") -> byte
     axes.axvline(far, color="#bbbbbb", linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.set_xlim(min(point[0] for point in curves[0][0].curve), 1)
-    axes.set_ylim(0, 1.005)
+    lowest = min(val for row, _, _ in curves for _, val in row.curve)
+    # Strong models use only the top: zoom in, leaving the lower half to the legend.
+    bottom = max(0.0, 1 - 2.2 * (1 - lowest)) if 0.5 < lowest < 1 else 0.0
+    axes.set_ylim(bottom, 1 + 0.005 * (1 - bottom))
     axes.set_xlabel("false accept rate (FAR)", fontsize=_LETTERS)
     axes.set_ylabel("validation rate (VAL)", fontsize=_LETTERS)
     axes.legend(title=f"VAL at FAR {far_text(far)}", loc="best", **_LEGEND)
@@ -134,17 +137,7 @@ def plot_mixed(report: CompatibilityReport, *, title: str, note: str = "") -> by
     panels[1].sharey(panels[0])
     panels[0].autoscale(axis="y")
     panels[1].tick_params(labelleft=False)
-    told_once: dict[str, Artist] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            told_once.setdefault(label, handle)
-    figure.legend(
-        handles=list(told_once.values()),
-        labels=list(told_once),
-        loc="outside lower left",
-        ncols=3,
-        **_LEGEND,
-    )
+    _shared_legend(figure, panels)
     return _png(figure)
 
 
@@ -248,6 +241,21 @@ def _canvas(
         axes.tick_params(labelsize=_SMALL + 1)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, found
+
+
+def _shared_legend(figure: Figure, panels: list[Axes]) -> None:
+    """Explain each label of all panels once, under them."""
+    told_once: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            told_once.setdefault(label, handle)
+    figure.legend(
+        handles=list(told_once.values()),
+        labels=list(told_once),
+        loc="outside lower left",
+        ncols=3,
+        **_LEGEND,
+    )
 
 
 def _png(figure: Figure) -> bytes:

@@ -286,5 +286,6 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _points(estimate: Estimate) -> str:
-    value, low, high = (100 * x for x in estimate.to_json())
+    # Adding 0.0 turns -0.0 into 0.0.
+    value, low, high = (round(100 * x, 1) + 0.0 for x in estimate.to_json())
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"

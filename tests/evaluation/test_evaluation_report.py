@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from segue.errors import EvaluationError
 from segue.evaluation import (
     CompatibilityReport,
+    Estimate,
     GateResult,
     evaluate_gate,
     measure_compatibility,
@@ -158,3 +160,15 @@ def test_measuring_loads_neither_torch_nor_matplotlib():
     code = f"import sys, segue.evaluation; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_difference_of_nothing_has_no_minus_sign(make):
+    """Rounded to 0.0, a tiny negative difference is written +0.0."""
+    data = make(people=60, seed=1)
+    report = measure_compatibility(data, data, rhos=[0.5], bootstrap=10)
+    gains = tuple(replace(gain, tax=Estimate(-1e-9, -1e-6, 1e-9)) for gain in report.gains)
+    report = replace(report, gains=gains)
+    text = render_markdown(report, evaluate_gate(report))
+    assert "+0.0 [+0.0, +0.0]" in text
+    assert "-0.0 " not in text
+    assert "-0.0," not in text
