@@ -154,7 +154,7 @@ def gate(context: click.Context, old: str, new: str, as_json: bool) -> None:
             f"Measure it: `segue evaluate compatibility --old {old} --new {new} --data DIR`",
         )
     checks = stored.gate["checks"]
-    lines = [f"{'pass' if c['passed'] else 'FAIL'}  {c['name']}: {c['sentence']}" for c in checks]
+    lines = [f"{'pass' if c['passed'] else 'FAIL'}  {c['sentence']}" for c in checks]
     go = bool(stored.gate["go"])
     emit(
         {"go": go, "checks": checks, "report": str(stored.path)},
