@@ -6,12 +6,16 @@ import importlib
 import logging
 import os
 import re
+import sqlite3
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from segue.errors import RegistryError
+from segue.files import fsync_directory, fsync_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +37,46 @@ _ENVIRONMENT = {
 def connect(uri: str) -> Any:
     """Return an `MlflowClient` for `uri` whose store exists; call it inside `translated`."""
     tracking = load("mlflow.tracking")
+    path = _sqlite_file(uri)
+    if path is not None and not path.exists():
+        _create_sqlite(path, tracking)
     registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
     client = tracking.MlflowClient(tracking_uri=uri, registry_uri=registry)
     client.search_experiments(max_results=1)  # creates the tables, or finds nobody there
     return client
+
+
+def _create_sqlite(path: Path, tracking: Any) -> None:
+    """Let MLflow make its store under another name, and give it `path` when it is whole.
+
+    MLflow makes its tables in dozens of steps: two processes doing so at once, or one killed on the
+    way, leave a store that it never opens again. Whoever comes second uses the first one's.
+    """
+    with TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as temporary:
+        made, whole = Path(temporary) / "made.db", Path(temporary) / "whole.db"
+        uri = f"sqlite:///{made}"
+        tracking.MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+        # MLflow keeps its connections to `made` open; `whole` has none and needs no journal.
+        with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(whole)) as target:
+            source.backup(target)
+        fsync_file(whole)
+        try:
+            os.link(whole, path)  # atomic, and never over a store that is there
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            whole.replace(path)
+        fsync_directory(path.parent)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store, or None where it is no file.
+
+    >>> _sqlite_file("sqlite:////a/b.db"), _sqlite_file("sqlite://"), _sqlite_file("http://x")
+    (PosixPath('/a/b.db'), None, None)
+    """
+    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
+    return Path(found[1]) if found and found[1] != ":memory:" else None
 
 
 def load(module: str) -> Any:
@@ -84,7 +124,9 @@ def translated(uri: str) -> Iterator[None]:
 
     exceptions = load("mlflow.exceptions")
     # ImportError: a database driver is not installed; OSError: files, and all errors of requests.
-    kinds = (exceptions.MlflowException, sa.exc.SQLAlchemyError, OSError, ImportError)
+    # alembic makes the tables of a database.
+    migrating = load("alembic.util.exc").CommandError
+    kinds = (exceptions.MlflowException, sa.exc.SQLAlchemyError, migrating, OSError, ImportError)
     try:
         yield
     except kinds as error:

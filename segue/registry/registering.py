@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from segue.database import versions as versions_table
 from segue.errors import UsageError
 from segue.files import fsync_directory, translated, write_durably
+from segue.registry.edges import read_bridge
 from segue.registry.embedder import RegistryEmbedder, make_runner
 from segue.registry.ledger import record
 from segue.registry.manifest import (
@@ -26,7 +27,7 @@ from segue.registry.manifest import (
     hashes,
 )
 from segue.registry.mlflow_copy import registered_copy
-from segue.registry.versions import Version, insert_version
+from segue.registry.versions import Version, find_version, insert_version, list_versions
 from segue.registry.witness import make_witness
 from segue.types import DEFAULT_OUTPUT, VersionId, check_name, utc_now
 
@@ -137,9 +138,51 @@ def commit_version(
                 details = {"kind": manifest.kind, "fingerprint": manifest.fingerprint}
                 record(connection, "register", str(version), details=details, actor=actor)
         except BaseException:
-            if target is not None:
+            if target is not None and not _is_registered(database, str(version)):
                 shutil.rmtree(target, ignore_errors=True)
             raise
+    return str(version)
+
+
+def write_mapped(
+    connection: sa.Connection, root: Path, source: str, bridge: int, actor: str | None
+) -> str:
+    """Register the version of `source`'s vectors taken through a bridge, and return its id.
+
+    It lives in the space of the bridge's target and has no model; registering it again changes
+    nothing.
+
+    Raises:
+        UnknownVersionError, RegistryError: no such version or bridge.
+        UsageError: the bridge starts at another version.
+    """
+    origin = find_version(connection, source)
+    found = read_bridge(connection, root, bridge)
+    if found.source_version != origin.version:
+        raise UsageError(
+            f"bridge {bridge} maps vectors of {found.source_version}, not of {origin.version}"
+        )
+    version = VersionId(origin.name, origin.number, bridge)
+    if any(x.version == str(version) for x in list_versions(connection, origin.name)):
+        return str(version)
+    mark = hashes({"": origin.fingerprint.encode() + found.to_bytes()})[""]
+    insert_version(
+        connection,
+        Version(
+            version=str(version),
+            name=version.name,
+            number=version.number,
+            kind="mapped",
+            outputs={DEFAULT_OUTPUT: int(found.matrix.shape[1])},
+            preprocessing=None,
+            files={},
+            fingerprint=mark,
+            details={"source": origin.version, "bridge": bridge, "target": found.target_version},
+            created_at=utc_now(),
+        ),
+    )
+    details = {"kind": "mapped", "fingerprint": mark, "bridge": bridge}
+    record(connection, "register", str(version), details=details, actor=actor)
     return str(version)
 
 
@@ -167,6 +210,12 @@ def _version(version: VersionId, candidate: Candidate, uri: str) -> Version:
         utc_now(),
         uri,
     )
+
+
+def _is_registered(database: Database, version: str) -> bool:
+    """Whether the commit went through although an error followed it (an interrupt)."""
+    with database.read() as connection:
+        return any(x.version == version for x in list_versions(connection))
 
 
 def _free_number(connection: sa.Connection, name: str, wanted: int) -> int:

@@ -161,6 +161,20 @@ class Registry:
         """
         return self._commit(registering.prepare_vectors(name, dimension, details), actor)
 
+    def register_mapped(self, source: str, bridge: int, *, actor: str | None = None) -> Version:
+        """Register `faces/1~b3`: vectors of `source` that were taken through a saved bridge.
+
+        It lives in the space of the bridge's target, has edges of its own and no model, and MLflow
+        has no copy of it. Registering it again changes nothing.
+
+        Raises:
+            UnknownVersionError, RegistryError: no such version or bridge.
+            UsageError: the bridge starts at another version.
+        """
+        with self.database.write() as connection:
+            version = registering.write_mapped(connection, self.root, source, bridge, actor)
+        return self.resolve(version)
+
     def _commit(self, candidate: registering.Candidate, actor: str | None) -> Version:
         return self.resolve(
             registering.commit_version(self.database, self.root, self.tracking, candidate, actor)

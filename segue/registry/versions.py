@@ -177,6 +177,8 @@ def _known_id(reference: str) -> str | None:
 
 def _only(connection: sa.Connection, name: str) -> str | None:
     ids = connection.scalars(
-        sa.select(versions_table.c.version).where(versions_table.c.name == name)
+        sa.select(versions_table.c.version).where(
+            versions_table.c.name == name, versions_table.c.kind != "mapped"
+        )
     ).all()
     return ids[0] if len(ids) == 1 else None

@@ -10,6 +10,8 @@ import pytest
 from segue.errors import (
     FormatError,
     MissingPathError,
+    NoModelError,
+    RegistryError,
     TamperedError,
     UnknownVersionError,
     UnmeasuredEdgeError,
@@ -148,6 +150,27 @@ def test_a_bridge_of_other_models_or_another_direction_is_refused(register, regi
     with pytest.raises(UsageError, match="fitted on another faces/1"):
         registry.save_bridge(stranger)
     assert registry.edges() == []
+
+
+def test_mapped_vectors_are_a_version_of_their_own(register, registry):
+    """`faces/1~b1` lives in the target's space, has its own edges, and is never `faces` itself."""
+    source = register()
+    target = registry.register_vectors("vendor", dimension=5)
+    number = registry.save_bridge(make_bridge(source, target))
+    mapped = registry.register_mapped("faces/1", number)
+    assert (mapped.version, mapped.kind, mapped.dimension) == (f"faces/1~b{number}", "mapped", 5)
+    assert mapped.fingerprint not in {source.fingerprint, target.fingerprint}
+    assert registry.register_mapped("faces/1", number) == mapped
+    assert registry.resolve("faces").version == "faces/1"
+    registry.save_edge(probe="vendor/1", stored=mapped.version)
+    assert registry.edge("vendor/1", mapped.version).bridge is None
+    with pytest.raises(NoModelError):
+        registry.load(mapped.version)
+    with pytest.raises(UsageError, match="not of vendor/1"):
+        registry.register_mapped("vendor/1", number)
+    with pytest.raises(RegistryError, match="no bridge 9"):
+        registry.register_mapped("faces/1", 9)
+    assert register(which=1).version == "faces/2"
 
 
 def test_outputs_of_an_edge_must_exist_and_fit(register, registry):

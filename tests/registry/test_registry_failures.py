@@ -73,6 +73,38 @@ def test_a_file_that_is_no_mlflow_store_is_told(root, database):
         Registry(database, root, f"sqlite:///{root}/bad.db").register_vectors("x", dimension=2)
 
 
+def test_a_store_made_by_another_process_meanwhile_is_kept(tmp_path):
+    """MLflow's store is made aside and never put over one that is there."""
+    import contextlib
+    import sqlite3
+    from types import SimpleNamespace
+
+    from segue.registry import mlflow_store
+
+    path = tmp_path / "mlflow.db"
+    seen = []
+
+    class Client:
+        def __init__(self, tracking_uri, registry_uri):
+            assert tracking_uri == registry_uri
+            self.made = tracking_uri.removeprefix("sqlite:///")
+
+        def search_experiments(self, max_results):
+            seen.append((path.exists(), max_results))
+            with contextlib.closing(sqlite3.connect(self.made)) as connection:
+                connection.execute(f"create table t{len(seen)} (x)")
+
+    def tables():
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return [name for (name,) in connection.execute("select name from sqlite_master")]
+
+    for _ in range(2):
+        mlflow_store._create_sqlite(path, SimpleNamespace(MlflowClient=Client))
+        assert tables() == ["t1"]
+    assert seen == [(False, 1), (True, 1)]
+    assert [x.name for x in tmp_path.iterdir()] == ["mlflow.db"]
+
+
 def test_a_full_disk_leaves_nothing(register, registry, root, monkeypatch):
     """No space while the files are written: no row, no folder, nothing in MLflow."""
     register()
