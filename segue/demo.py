@@ -277,7 +277,7 @@ class _Demo:
         self._command(f"migrate verify {GALLERY}")
         verified = migration.verify()
         self.say(
-            f"verified: {verified.compared} faces embedded again, farthest d² {verified.worst:.1e}; "
+            f"verified: {verified.compared} faces embedded again, worst d² {verified.worst:.1e}; "
             f"{verified.searched} found end to end"
         )
         self._command(f"migrate complete {GALLERY} --yes")
