@@ -139,7 +139,7 @@ def run_stages(
 
             ended = step + 1
             if ended % settings.log_every == 0 or ended == total:
-                keeper.note(ended, _measure(loss, terms, rate, outputs[DEFAULT_OUTPUT]))
+                keeper.note(ended, _measure(loss, terms, rate, outputs[DEFAULT_OUTPUT], labels))
             if ended % settings.checkpoint_every == 0 or ended == last:
                 keeper.save(network, None if ended == last else optimiser, ended)
             progress(ended, total, f"steps, {stage.name}")
@@ -257,14 +257,19 @@ def _learning_rate(stage: Stage, settings: LoopSettings, step: int) -> float:
 
 
 def _measure(
-    loss: Tensor, terms: Mapping[str, Tensor], rate: float, vectors: Tensor
+    loss: Tensor, terms: Mapping[str, Tensor], rate: float, vectors: Tensor, labels: Tensor
 ) -> dict[str, float]:
-    centre = vectors.detach().mean(dim=0)
+    with torch.no_grad():
+        distances = 2 - 2 * vectors @ vectors.T
+        same = labels[:, None] == labels
+        other = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        same_distance, different_distance = distances[same & other].mean(), distances[~same].mean()
     return {
         "loss": loss.item(),
-        **{f"loss {name}": term.item() for name, term in terms.items() if len(terms) > 1},
+        **{f"loss_{name}": term.item() for name, term in terms.items() if len(terms) > 1},
         "learning_rate": rate,
-        "spread": 2 * (1 - float(centre @ centre)),
+        "same_distance": same_distance.item(),
+        "different_distance": different_distance.item(),
     }
 
 

@@ -19,9 +19,11 @@ class Trained:
         architecture: its registered name.
         settings: JSON settings; with `architecture`, enough for `build_network`.
         preprocessing: what its images go through.
-        history: one entry per logged step: `step` (counted from 1), `loss`, its terms,
-            `learning_rate`, and `spread`, the mean squared distance of two vectors of the batch
-            (2 where they fill the sphere, near 0 where training collapsed).
+        history: one entry per logged step: `step` (counted from 1), `loss` and its terms,
+            `learning_rate`, and of that batch `same_distance` and `different_distance`, the mean
+            squared distances of two images of one person and of different people. The loss is over
+            mined triplets and stays near the margin; the two distances tell whether people part
+            (both near 0: training collapsed).
         data_fingerprint: of the faces it was trained on.
         seconds: spent in training, over all resumed runs.
     """

@@ -1,0 +1,512 @@
+"""Trainings: they learn, they go on after a kill to the same weights, and refuse what they must."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from segue.arrays import normalise
+from segue.errors import (
+    FormatError,
+    PeopleError,
+    TrainingError,
+    UnknownNameError,
+    UnsafeModelError,
+    UsageError,
+    VectorError,
+)
+from segue.images import FaceList
+from segue.networks import TorchRunner, build_network, embed, load_network, save_weights
+from segue.train import (
+    HarmonicSettings,
+    TrainSettings,
+    old_vectors_from_file,
+    train_base,
+    train_harmonic,
+    train_twin,
+)
+from segue.train.checkpoint import FILE_NAME
+from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing
+
+COMMON = {
+    "image_size": 32,
+    "people_per_batch": 4,
+    "images_per_person": 3,
+    "singles_per_batch": 2,
+    "warmup": 2,
+    "threads": 1,
+    "log_every": 3,
+    "checkpoint_every": 4,
+}
+BASE = TrainSettings(**COMMON, width=2, dimension=6, steps=10)
+HARMONIC = HarmonicSettings(**COMMON, head_steps=5, steps=6)
+
+
+class Killed(Exception):  # noqa: N818  # it stands for a kill, not for an error
+    """Ends a training from within its callback."""
+
+
+def kill_at(step):
+    def progress(done, _total, what):
+        if what.startswith("steps") and done == step:
+            raise Killed
+
+    return progress
+
+
+def without_time(trained):
+    return trained.history, save_weights(trained.network)
+
+
+@pytest.fixture(scope="module")
+def v1(faces):
+    """A short base training, the old version of these tests."""
+    return train_base(faces, BASE)
+
+
+@pytest.fixture(scope="module")
+def old_vectors(faces):
+    """Vectors of a good old version: a direction for each person, with noise for each image."""
+    generator = np.random.default_rng(11)
+    people = generator.normal(size=(len(faces.people), 6))
+    return normalise(people[faces.labels] + generator.normal(scale=0.2, size=(len(faces), 6)))
+
+
+@pytest.fixture(scope="module")
+def v2(faces):
+    """A short base training with another seed, to start from."""
+    return train_base(faces, dataclasses.replace(BASE, seed=7))
+
+
+def distances_to_old(trained, output, faces, old_vectors):
+    """Squared distances new -> old: of the same person, of different people."""
+    new = embed(TorchRunner(trained.network), faces.load((32, 32)), trained.preprocessing)[output]
+    found = 2 - 2 * new @ old_vectors.T
+    same = faces.labels[:, None] == faces.labels
+    return found[same].mean(), found[~same].mean()
+
+
+def test_a_base_training_lowers_its_loss_and_separates_people(faces):
+    """After some steps on generated faces the loss has fallen and people are apart."""
+    settings = dataclasses.replace(BASE, width=4, steps=80, learning_rate=5e-3, log_every=1)
+    trained = train_base(faces, settings)
+    losses = [entry["loss"] for entry in trained.history]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20])
+    assert [entry["step"] for entry in trained.history] == list(range(1, 81))
+    last = trained.history[-1]
+    assert last["same_distance"] < last["different_distance"] / 2
+    vectors = embed(TorchRunner(trained.network), faces.load((32, 32)), trained.preprocessing)
+    found = 2 - 2 * vectors[DEFAULT_OUTPUT] @ vectors[DEFAULT_OUTPUT].T
+    same = faces.labels[:, None] == faces.labels
+    assert found[same].mean() < found[~same].mean() / 3
+
+
+def test_what_a_training_gives_is_enough_to_load_it_again(faces, v1):
+    """Architecture, settings and weights rebuild the network; the rest describes it."""
+    again = load_network(v1.architecture, v1.settings, save_weights(v1.network))
+    assert json.loads(json.dumps(v1.settings)) == v1.settings == {"width": 2, "dimension": 6}
+    assert save_weights(again) == save_weights(v1.network)
+    assert not v1.network.training
+    assert v1.preprocessing == Preprocessing(32, 32)
+    assert v1.data_fingerprint == faces.fingerprint
+    assert v1.seconds > 0
+
+
+def test_a_training_is_a_function_of_its_seed(faces, v1):
+    """The same settings give the same bits, another seed others; torch's own state is untouched."""
+    torch.manual_seed(99)
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    assert without_time(train_base(faces, BASE)) == without_time(v1)
+    assert torch.equal(torch.rand(3), expected)
+    other = train_base(faces, dataclasses.replace(BASE, seed=1))
+    assert save_weights(other.network) != save_weights(v1.network)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("killed", [1, 4, 7, 8, 10])
+def test_a_killed_base_training_goes_on_to_the_same_weights(faces, tmp_path, optimiser, killed):
+    """Killed before, at and after a checkpoint and at the end, it resumes bit for bit."""
+    settings = dataclasses.replace(BASE, optimiser=optimiser)
+    expected = train_base(faces, settings)
+    with pytest.raises(Killed):
+        train_base(faces, settings, checkpoint=tmp_path, progress=kill_at(killed))
+    steps = []
+    resumed = train_base(
+        faces,
+        dataclasses.replace(settings, checkpoint_every=3),
+        checkpoint=tmp_path,
+        progress=lambda done, _total, what: steps.append(done) if "steps" in what else None,
+    )
+    assert without_time(resumed) == without_time(expected)
+    last = 10 if killed == 10 else killed - killed % 4
+    assert steps == list(range(last + 1, 11))
+
+
+@pytest.mark.parametrize("killed", [3, 5, 6, 8, 10])
+def test_a_killed_harmonic_training_goes_on_to_the_same_weights(
+    faces, tmp_path, v2, old_vectors, killed
+):
+    """Killed in stage 1, between the stages and in stage 2, it resumes bit for bit."""
+    expected = train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=old_vectors)
+    arguments = {"start": v2.network, "old_vectors": old_vectors, "checkpoint": tmp_path}
+    with pytest.raises(Killed):
+        train_harmonic(faces, HARMONIC, **arguments, progress=kill_at(killed))
+    resumed = train_harmonic(faces, HARMONIC, **arguments)
+    assert without_time(resumed) == without_time(expected)
+
+
+def test_a_training_killed_in_its_log_callback_goes_on(faces, tmp_path, v1):
+    """An error of the caller's own log ends the run, and the next one goes on from before it."""
+
+    def log(step, _metrics):
+        if step == 9:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_base(faces, BASE, checkpoint=tmp_path, log=log)
+    heard = []
+    resumed = train_base(faces, BASE, checkpoint=tmp_path, log=lambda step, _: heard.append(step))
+    assert heard == [9, 10]
+    assert without_time(resumed) == without_time(v1)
+
+
+def test_a_finished_training_is_returned_from_its_checkpoint(faces, tmp_path, v1):
+    """The same call after the end trains nothing and gives the same result."""
+    train_base(faces, BASE, checkpoint=tmp_path)
+    again = train_base(faces, BASE, checkpoint=tmp_path, progress=kill_at(1))
+    assert without_time(again) == without_time(v1)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"learning_rate": 0.5}, "learning_rate 0.002 there, 0.5 here"), ({"seed": 3}, "seed 0")],
+)
+def test_a_checkpoint_of_other_settings_is_refused(faces, tmp_path, change, told):
+    """Going on with another setting is refused, naming it, and leaves the checkpoint whole."""
+    train_base(faces, BASE, checkpoint=tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with pytest.raises(TrainingError, match=f"another training.*{told}"):
+        train_base(faces, dataclasses.replace(BASE, **change), checkpoint=tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+def test_a_checkpoint_of_other_data_is_refused(faces, tmp_path):
+    """Going on with other faces is refused."""
+    train_base(faces, BASE, checkpoint=tmp_path)
+    fewer = FaceList(faces.faces[:-1], faces.root)
+    with pytest.raises(TrainingError, match=r"another training \(data "):
+        train_base(fewer, BASE, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_of_other_old_vectors_or_start_is_refused(
+    faces, tmp_path, v1, v2, old_vectors
+):
+    """A harmonic training goes on only with the v1 and the v2 that it began with."""
+    train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=old_vectors, checkpoint=tmp_path)
+    with pytest.raises(TrainingError, match="old_vectors"):
+        train_harmonic(
+            faces, HARMONIC, start=v2.network, old_vectors=-old_vectors, checkpoint=tmp_path
+        )
+    with pytest.raises(TrainingError, match="start"):
+        train_harmonic(
+            faces, HARMONIC, start=v1.network, old_vectors=old_vectors, checkpoint=tmp_path
+        )
+    with pytest.raises(TrainingError, match="kind harmonic there, twin here"):
+        train_twin(faces, HARMONIC, start=v2.network, checkpoint=tmp_path)
+
+
+class Malicious:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return (open, (self.target, "w"))
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch", "truncated", "foreign", "garbage"])
+def test_a_damaged_or_dangerous_checkpoint_is_refused(faces, tmp_path, how):
+    """A checkpoint that is a pickle, a torch archive, cut short or foreign is refused unrun."""
+    target, content = tmp_path / "ran", io.BytesIO()
+    train_base(faces, BASE, checkpoint=tmp_path)
+    path = tmp_path / FILE_NAME
+    if how == "torch":
+        torch.save(Malicious(target), content)
+    bad = {
+        "pickle": pickle.dumps(Malicious(target)),
+        "torch": content.getvalue(),
+        "truncated": path.read_bytes()[:-10],
+        "foreign": save({"x": torch.zeros(1)}),
+        "garbage": b"{}",
+    }
+    path.write_bytes(bad[how])
+    with pytest.raises(UnsafeModelError):
+        train_base(faces, BASE, checkpoint=tmp_path)
+    assert not target.exists()
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(faces, tmp_path):
+    """A checkpoint of a later Segue names both formats."""
+    path = tmp_path / FILE_NAME
+    path.write_bytes(save({"x": torch.zeros(1)}, {"segue": json.dumps({"format": 9})}))
+    with pytest.raises(FormatError, match="format 9"):
+        train_base(faces, BASE, checkpoint=tmp_path)
+
+
+def test_harmonic_training_brings_new_vectors_to_the_old_ones(faces, v2, old_vectors):
+    """Before it, new and old vectors of a person are unrelated; after it, they are near."""
+    settings = dataclasses.replace(HARMONIC, head_steps=30, steps=40, head_learning_rate=1e-2)
+    trained = train_harmonic(faces, settings, start=v2.network, old_vectors=old_vectors)
+    before = distances_to_old(v2, DEFAULT_OUTPUT, faces, old_vectors)
+    same, different = distances_to_old(trained, DEFAULT_OUTPUT, faces, old_vectors)
+    assert different - same > (before[1] - before[0]) + 0.3
+    assert trained.network.outputs == {DEFAULT_OUTPUT: 6}
+    assert {"loss", "loss_self", "loss_cross", "same_distance"} <= trained.history[-1].keys()
+
+
+def test_an_old_version_of_another_dimension_gets_a_head_of_its_own(faces, v1, old_vectors):
+    """Dimension 8 against 6: the own output keeps its dimension, `compatible` has v1's."""
+    start = train_base(faces, dataclasses.replace(BASE, dimension=8, seed=3)).network
+    settings = dataclasses.replace(HARMONIC, head_steps=40, steps=60, head_learning_rate=2e-2)
+    trained = train_harmonic(faces, settings, start=start, old_vectors=old_vectors)
+    assert trained.network.outputs == {DEFAULT_OUTPUT: 8, COMPATIBLE_OUTPUT: 6}
+    assert trained.settings["outputs"] == {DEFAULT_OUTPUT: 8, COMPATIBLE_OUTPUT: 6}
+    same, different = distances_to_old(trained, COMPATIBLE_OUTPUT, faces, old_vectors)
+    assert different - same > 0.3
+    again = load_network(trained.architecture, trained.settings, save_weights(trained.network))
+    assert again.outputs == trained.network.outputs
+    twin = train_twin(faces, HARMONIC, start=trained.network)
+    assert twin.network.outputs == {DEFAULT_OUTPUT: 8}
+    assert v1.network.outputs == {DEFAULT_OUTPUT: 6}
+
+
+def test_stage_one_trains_the_heads_alone(faces, tmp_path, v2, old_vectors):
+    """After stage 1 the trunk is the one it began with, statistics included; the head is not."""
+    before = {name: value.clone() for name, value in v2.network.state_dict().items()}
+    at_the_end = {}
+
+    def progress(done, _total, what):
+        if what == "steps, stage 1" and done == HARMONIC.head_steps:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_harmonic(
+            faces,
+            HARMONIC,
+            start=v2.network,
+            old_vectors=old_vectors,
+            checkpoint=tmp_path,
+            progress=progress,
+        )
+    from safetensors.torch import load_file
+
+    at_the_end = load_file(tmp_path / FILE_NAME)
+    for name, value in before.items():
+        same = torch.equal(at_the_end[f"weights.{name}"], value)
+        assert same is name.startswith("trunk."), name
+    for name, value in v2.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_the_twin_has_the_same_steps_and_knows_nothing_of_v1(faces, v2, old_vectors):
+    """The twin logs as many steps as the harmonic v2, has no cross term, and starts unreset."""
+    harmonic = train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=old_vectors)
+    twin = train_twin(faces, HARMONIC, start=v2.network)
+    assert [e["step"] for e in twin.history] == [e["step"] for e in harmonic.history]
+    assert all("loss_cross" not in entry for entry in twin.history)
+    hardly = dataclasses.replace(HARMONIC, learning_rate=1e-9, head_learning_rate=1e-9)
+    unmoved = train_twin(faces, hardly, start=v2.network).network.state_dict()
+    for name, value in v2.network.heads.state_dict().items():
+        torch.testing.assert_close(unmoved[f"heads.{name}"], value, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loss", ["harmonic", "contra_ract", "triplet+contra_ract"])
+def test_every_tying_loss_trains(faces, v2, old_vectors, loss):
+    """Each registered loss that needs old vectors runs by its name."""
+    settings = dataclasses.replace(HARMONIC, loss=loss, head_steps=1, steps=2, self_weight=0.5)
+    trained = train_harmonic(faces, settings, start=v2.network, old_vectors=old_vectors)
+    assert np.isfinite(trained.history[-1]["loss"])
+
+
+def test_a_head_stage_of_no_steps_is_one_stage_training(faces, v2, old_vectors):
+    """With no steps for the heads alone, the whole network is trained from the start."""
+    settings = dataclasses.replace(HARMONIC, head_steps=0)
+    trained = train_harmonic(faces, settings, start=v2.network, old_vectors=old_vectors)
+    assert trained.history[-1]["step"] == HARMONIC.steps
+
+
+@pytest.mark.parametrize("kept", [0, 1, 6])
+def test_too_few_people_are_refused_before_any_image_is_read(faces, tmp_path, kept):
+    """Nobody, one person, or people of one image each: a sentence says what is missing."""
+    chosen = faces.faces[:1] * kept if kept == 1 else faces.faces[-3:] * (kept // 3)
+    unreadable = tuple(dataclasses.replace(face, path=tmp_path / "gone.png") for face in chosen[:3])
+    with pytest.raises(PeopleError, match="two images or more"):
+        train_base(FaceList(unreadable, tmp_path), BASE)
+
+
+def test_a_loss_that_is_no_longer_finite_ends_the_training(faces):
+    """A diverging training stops with advice instead of writing NaN."""
+    wild = dataclasses.replace(BASE, learning_rate=1e8, optimiser="sgd", clip=0, steps=40)
+    with pytest.raises((TrainingError, VectorError), match=r"learning_rate|NaN"):
+        train_base(faces, wild)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ({"steps": 0}, UsageError, "steps 0"),
+        ({"learning_rate": -1.0}, UsageError, "learning_rate -1.0"),
+        ({"learning_rate": float("nan")}, UsageError, "learning_rate nan"),
+        ({"images_per_person": 1}, UsageError, "images_per_person 1"),
+        ({"zoom": 1.5}, UsageError, "zoom"),
+        ({"weight_decay": -0.1}, UsageError, "weight_decay"),
+        ({"optimiser": "adamw"}, UnknownNameError, "known: adam, sgd"),
+    ],
+)
+def test_impossible_settings_are_refused_where_they_are_written(change, error, told):
+    """A setting out of range is named at once, before any data is read."""
+    with pytest.raises(error, match=told):
+        TrainSettings(**change)
+    with pytest.raises(error, match=told):
+        HarmonicSettings(**change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"head_steps": -1}, {"head_learning_rate": 0.0}, {"cross_weight": -1.0}]
+)
+def test_impossible_harmonic_settings_are_refused(change):
+    """The settings of the two stages are held to their ranges as well."""
+    with pytest.raises(UsageError, match=next(iter(change))):
+        HarmonicSettings(**change)
+
+
+def test_losses_in_the_wrong_place_are_refused(faces, v2, old_vectors):
+    """A tying loss is no self loss, a self loss ties nothing, an unknown one lists the known."""
+    with pytest.raises(UsageError, match="no self loss"):
+        train_base(faces, dataclasses.replace(BASE, self_loss="harmonic"))
+    with pytest.raises(UsageError, match="uses no old vectors"):
+        train_harmonic(
+            faces,
+            dataclasses.replace(HARMONIC, loss="triplet"),
+            start=v2.network,
+            old_vectors=old_vectors,
+        )
+    with pytest.raises(UnknownNameError, match=r"known: .*triplet"):
+        train_base(faces, dataclasses.replace(BASE, self_loss="tripled"))
+
+
+def test_old_vectors_that_are_not_the_faces_are_refused(faces, v2, old_vectors):
+    """Too few rows, NaN and rows not of unit length are refused before training."""
+    broken = old_vectors.copy()
+    broken[1, 1] = np.nan
+    for bad in (old_vectors[:-1], broken, old_vectors * 2):
+        with pytest.raises(VectorError):
+            train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=bad)
+
+
+def test_a_network_built_by_hand_cannot_be_started_from(faces, old_vectors):
+    """A start without a registered name could not be built again, and is refused."""
+    network = build_network("small", {"width": 2, "dimension": 6})
+    network.describe_as("", {})
+    with pytest.raises(TrainingError, match="build_network"):
+        train_harmonic(faces, HARMONIC, start=network, old_vectors=old_vectors)
+
+
+def test_preprocessing_of_the_start_is_kept(faces, v2, old_vectors):
+    """A start with other preprocessing than the settings' is trained on with its own."""
+    own = Preprocessing(40, 36, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), "BGR")
+    trained = train_harmonic(
+        faces, HARMONIC, start=v2.network, old_vectors=old_vectors, preprocessing=own
+    )
+    assert trained.preprocessing == own
+
+
+def saved(tmp_path, faces, vectors, *, names=None):
+    names = names or [face.path.relative_to(faces.root).as_posix() for face in faces.faces]
+    np.savez(tmp_path / "old.npz", paths=np.array(names), vectors=vectors)
+    return tmp_path / "old.npz"
+
+
+def test_old_vectors_come_from_a_file_in_any_order(faces, tmp_path, old_vectors):
+    """Rows are found by path; rows of other images are ignored."""
+    order = np.random.default_rng(0).permutation(len(faces))
+    names = [faces.faces[i].path.relative_to(faces.root).as_posix() for i in order]
+    path = saved(
+        tmp_path,
+        faces,
+        np.concatenate([old_vectors[order], old_vectors[:1]]),
+        names=[*names, "somebody/else.png"],
+    )
+    np.testing.assert_allclose(old_vectors_from_file(path, faces), old_vectors, atol=1e-6)
+
+
+def test_a_file_of_old_vectors_is_held_to_the_faces(faces, tmp_path, old_vectors):
+    """Missing and doubled rows, NaN, wrong lengths and wrong shapes each have their sentence."""
+    names = [face.path.relative_to(faces.root).as_posix() for face in faces.faces]
+    broken = old_vectors.copy()
+    broken[2] = np.nan
+    cases = [
+        (old_vectors[1:], names[1:], f"no vector for 1 of 21 training images .first: {names[0]}"),
+        (old_vectors[[*range(21), 4]], [*names, names[4]], f"two vectors for {names[4]}"),
+        (broken, names, "NaN"),
+        (old_vectors * 3, names, "unit length"),
+        (old_vectors[:, 0], names, "give numbers"),
+        (old_vectors[:3], names, "21 paths and 3 vectors"),
+        (old_vectors, list(range(21)), "give text"),
+    ]
+    for vectors, given, told in cases:
+        with pytest.raises(VectorError, match=told):
+            old_vectors_from_file(saved(tmp_path, faces, vectors, names=given), faces)
+
+
+def test_a_file_of_old_vectors_runs_no_code(faces, tmp_path):
+    """Pickled objects, a plain pickle and an incomplete file are refused; nothing is run."""
+    target, path = tmp_path / "ran", tmp_path / "old.npz"
+    np.savez(path, paths=np.array([Malicious(target)], dtype=object), vectors=np.zeros((1, 2)))
+    with pytest.raises(UnsafeModelError, match="pickled"):
+        old_vectors_from_file(path, faces)
+    path.write_bytes(pickle.dumps(Malicious(target)))
+    with pytest.raises(UnsafeModelError, match=r"\.npz"):
+        old_vectors_from_file(path, faces)
+    np.savez(path, vectors=np.zeros((1, 2)))
+    with pytest.raises(VectorError, match="no array paths"):
+        old_vectors_from_file(path, faces)
+    assert not target.exists()
+
+
+def test_settings_are_read_without_torch():
+    """A command can show the settings' defaults without loading torch."""
+    program = (
+        "import sys; from segue.train import TrainSettings, HarmonicSettings;"
+        "TrainSettings(), HarmonicSettings(); raise SystemExit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.lfw
+def test_a_few_steps_on_real_faces_part_people():
+    """On real faces of a list of people, within some steps people move apart."""
+    from segue.images import read_faces
+
+    default = Path(__file__).parents[2].parent / "shared" / "data"
+    data = Path(os.environ.get("SEGUE_DATA", default)) / "lfw"
+    if not (data / "people.csv").is_file():
+        pytest.skip("no real faces (SEGUE_DATA or ../shared/data)")
+    faces = read_faces(data).part("calibration").at_most(3, seed=0)
+    settings = TrainSettings(width=4, image_size=32, steps=40, threads=1, log_every=1, warmup=5)
+    history = train_base(faces, settings).history
+    part = [entry["different_distance"] - entry["same_distance"] for entry in history]
+    assert np.mean(part[-8:]) > 2 * np.mean(part[:8])
