@@ -56,7 +56,7 @@ def point(
     name takes it away from the name that had it.
 
     Returns:
-        The (name, alias) pairs that no longer exist.
+        The (name, alias) pairs that MLflow should forget.
 
     Raises:
         UsageError: the version has another name.
@@ -65,9 +65,13 @@ def point(
     check_alias(alias)
     if VersionId.parse(version).name != name:
         raise UsageError(f"{name}@{alias} cannot point at {version}: its name is not {name!r}")
-    known = connection.scalars(sa.select(versions_table.c.version)).all()
-    if version not in known:
-        raise UnknownVersionError(version, known)
+    copies = dict(
+        connection.execute(sa.select(versions_table.c.version, versions_table.c.mlflow_uri))
+        .tuples()
+        .all()
+    )
+    if version not in copies:
+        raise UnknownVersionError(version, copies)
     held = {one: held for one, its, held in current(connection) if its == alias}
     previous = held.get(name)
     dropped = [x for x in held if x != name] if alias.startswith(GALLERY_ALIAS) else []
@@ -80,7 +84,7 @@ def point(
     connection.execute(aliases_table.insert().values(name=name, alias=alias, version=version))
     previous = previous or (held[dropped[0]] if dropped else None)
     record(connection, action, version, reason, {"alias": alias, "previous": previous}, actor=actor)
-    return [(other, alias) for other in dropped]
+    return [(other, alias) for other in dropped if copies[held[other]] is not None]
 
 
 def current(connection: sa.Connection) -> list[tuple[str, str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +254,15 @@ def test_a_manifest_reads_back_as_it_was_written(settings, number):
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
     turned = dict(reversed(settings.items()))
     assert canonical_json(turned) == canonical_json(settings)
+
+
+@pytest.mark.lfw
+def test_a_public_face_model_registers_and_loads(registry):
+    """The MobileFaceNet in ONNX is registered, loaded and reproduces its witnesses."""
+    data = Path(os.environ.get("SEGUE_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    path = data.parent / "models" / "mobilefacenet_ms1m_112.onnx"
+    if not path.is_file():
+        pytest.skip(f"no {path.name} in models/ beside SEGUE_DATA")
+    version = registry.register_onnx("arc", path, preprocessing=Preprocessing(112, 112))
+    images = faces_to_embed(2, 112)
+    assert registry.load("arc").embed(images)["embedding"].shape == (2, version.dimension)
