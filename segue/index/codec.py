@@ -58,7 +58,7 @@ def decode_vectors(codes: Images, codec: str) -> Floats:
         return cast("Floats", codes.view("<f4").astype(np.float32))
     values = codes.view(np.int8).astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return (values / np.maximum(lengths, 1.0)).astype(np.float32)
+    return cast("Floats", (values / np.maximum(lengths, 1.0)).astype(np.float32))
 
 
 def stored_vectors(vectors: Floats, codec: str) -> Floats:

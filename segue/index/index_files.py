@@ -69,8 +69,8 @@ def save_index(shelf: Shelf, view: View, key: tuple[str, str], index: Any) -> bo
         writing(shelf.folder),
     ):
         content = faiss.serialize_index(index).tobytes()
-        write_durably(path, content)
         try:
+            write_durably(path, content)
             old = _publish(shelf, view, key, path, sha256_bytes(content))
         except BaseException:
             overwrite_and_unlink(path)

@@ -82,18 +82,19 @@ def write_segment(root: Path, gallery: str, rows: Rows, codec: str) -> Segment:
     stem = f"{slug}-{rows.output}-{secrets.token_hex(8)}"
     path = segments_folder(root, gallery) / f"{stem}.parquet"
     keys = path.with_suffix(".keys")
-    with staged(path) as temporary:
-        pq.write_table(
-            arrow_table(rows, codec),
-            temporary,
-            row_group_size=_ROW_GROUP,
-            compression="zstd",
-            use_dictionary=["identity", "version", "output", "embedded_at"],
-        )
     try:
+        with staged(path) as temporary:
+            pq.write_table(
+                arrow_table(rows, codec),
+                temporary,
+                row_group_size=_ROW_GROUP,
+                compression="zstd",
+                use_dictionary=["identity", "version", "output", "embedded_at"],
+            )
         key_sha256 = write_keys(keys, rows.item_ids, rows.seqs)
     except BaseException:
-        path.unlink(missing_ok=True)
+        for written in (path, keys):
+            written.unlink(missing_ok=True)
         raise
     return Segment(
         0,
