@@ -65,11 +65,8 @@ def point(
     check_alias(alias)
     if VersionId.parse(version).name != name:
         raise UsageError(f"{name}@{alias} cannot point at {version}: its name is not {name!r}")
-    copies = dict(
-        connection.execute(sa.select(versions_table.c.version, versions_table.c.mlflow_uri))
-        .tuples()
-        .all()
-    )
+    rows = connection.execute(sa.select(versions_table.c.version, versions_table.c.mlflow_uri))
+    copies = {row.version: row.mlflow_uri for row in rows}
     if version not in copies:
         raise UnknownVersionError(version, copies)
     held = {one: held for one, its, held in current(connection) if its == alias}

@@ -82,6 +82,24 @@ def test_a_gallerys_alias_follows_it_to_a_model_of_another_name(register, regist
     assert mirrored(registry, "new") == {"serving-site_b": "1"}
 
 
+def test_versions_that_mlflow_has_not_are_not_mirrored(database, registry):
+    """An alias of versions without a copy moves here, and MLflow is not even asked."""
+    from segue.registry.versions import Version, insert_version
+
+    with database.write() as connection:
+        for name in ("a", "b"):
+            insert_version(
+                connection,
+                Version(
+                    f"{name}/1", name, 1, "vectors", {"embedding": 4}, None, {}, "f", {}, "now"
+                ),
+            )
+    for name in ("a", "b"):
+        registry.promote(f"{name}/1", reason="x", alias=f"{GALLERY_ALIAS}site")
+    assert [x.aliases for x in registry.list()] == [(), ("serving-site",)]
+    assert registry.tracking._client is None
+
+
 def test_serving_is_kept_for_each_name(register, registry):
     """Promoting a version of one name leaves the other names' `serving` alone."""
     register("a")
