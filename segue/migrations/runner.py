@@ -125,6 +125,10 @@ class Runner:
         after = count_left(self.handle)
         return RunResult(self.migrated, self.failed, after.left, self.handle.row().state)
 
+    @property
+    def _done(self) -> int:
+        return self.migrated + self.failed
+
     def _begin(self) -> None:
         """Note that a runner is at work, and resume what had failed."""
         before = count_left(self.handle)
@@ -154,7 +158,7 @@ class Runner:
     def _step(self, row: Row, lease: Lease) -> None:
         """Do one batch, or wait for a part of what the throttle demands."""
         delay = self.pace.delay(self.handle.clock.monotonic(), row.throttle)
-        if delay > 0:
+        if delay > 0 and (self._done < self.total or count_left(self.handle).to_do):
             self._wait(row, min(delay, TICK), f"throttled to {row.throttle:g} items per second")
             return
         with self.handle.database.read() as connection:
@@ -174,7 +178,7 @@ class Runner:
             batch = self.handle.gallery.reembed(items, self._embedder(row))
         with suppress(_NotRunningError):
             self._commit(batch, lease)
-        self.progress(self.migrated + self.failed, self.total, "items")
+        self.progress(self._done, self.total, "items")
 
     def _batch(self, row: Row) -> int:
         """Return how many items the next batch may have."""
@@ -224,7 +228,7 @@ class Runner:
         if row.waiting != reason:
             with self.handle.database.write() as connection:
                 update(connection, row.number, waiting=reason)
-            self.progress(self.migrated + self.failed, self.total, reason)
+            self.progress(self._done, self.total, reason)
         self.handle.clock.sleep(seconds)
 
     def _fail(self, error: Exception) -> None:

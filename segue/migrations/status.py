@@ -16,6 +16,7 @@ from segue.migrations.heartbeat import RUN
 from segue.migrations.left import Left, count_left
 from segue.migrations.rows import Event, Row, read_events
 from segue.migrations.states import SETTLED, commands
+from segue.types import utc_now
 
 if TYPE_CHECKING:
     from segue.migrations.handle import Handle
@@ -138,13 +139,12 @@ def measured_rate(events: tuple[Event, ...], left: int, items: int, now: datetim
 def live_runner(handle: Handle) -> str | None:
     """Return `host:pid` of the runner that holds the gallery's lease, if it is not known dead."""
     leases = tables.leases
-    now = handle.clock.now().isoformat(timespec="microseconds")
     with handle.database.read() as connection:
         holder = connection.scalar(
             sa.select(leases.c.holder).where(
                 leases.c.gallery == handle.gallery.name,
                 leases.c.purpose == RUN,
-                leases.c.expires_at > now,
+                leases.c.expires_at > utc_now(),
             )
         )
     return None if holder is None or _is_dead(str(holder)) else str(holder)
