@@ -13,7 +13,7 @@ from segue.index.index_files import overwrite_and_unlink
 from segue.index.orphans import remove_orphans
 from segue.index.rows import join
 from segue.index.segments import unlink_segment, write_segment
-from segue.index.staging import sweeping
+from segue.index.staging import WAIT_SECONDS, sweeping
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,16 +25,16 @@ MERGED_ROWS = 1_000_000
 """Rows: segments are merged up to this size."""
 
 
-def compact_gallery(shelf: Shelf) -> None:
+def compact_gallery(shelf: Shelf, wait: float = WAIT_SECONDS) -> None:
     """Leave as few segments as `MERGED_ROWS` allows, no fresh rows and no leftovers.
 
     Raises:
         LockedError: a writer or reader was in the way; what was done stays done.
     """
     fold(shelf)
-    if not sweep(shelf):
+    if not sweep(shelf, wait):
         raise LockedError(f"gallery {shelf.name!r}", "a reader or writer")
-    with sweeping(shelf.folder):
+    with sweeping(shelf.folder, wait):
         remove_orphans(shelf)
         view = shelf.view()
         for key in view.keys:
@@ -64,13 +64,13 @@ def _groups(segments: list[Segment]) -> list[list[Segment]]:
     return [group for group in [*groups, current] if len(group) > 1]
 
 
-def gallery_files(shelf: Shelf) -> list[Path]:
+def gallery_files(shelf: Shelf, wait: float = WAIT_SECONDS) -> list[Path]:
     """Fold fresh rows, sweep tombstones, and return the segments' paths.
 
     Raises:
         LockedError: an erased item could not be swept out of them yet.
     """
     fold(shelf)
-    if not sweep(shelf):
+    if not sweep(shelf, wait):
         raise LockedError(f"gallery {shelf.name!r}", "a reader or writer")
     return [shelf.root / segment.path for segment in shelf.view().snapshot.segments]

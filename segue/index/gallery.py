@@ -369,13 +369,13 @@ class Gallery:
         """
         return erase_items(self._shelf, item_ids, identity, wait)
 
-    def compact(self) -> None:
+    def compact(self, *, wait: float = WAIT_SECONDS) -> None:
         """Fold fresh rows, sweep tombstones, merge small segments, remove leftovers.
 
         Raises:
-            LockedError: a reader or writer was in the way.
+            LockedError: a reader or writer was in the way for `wait` seconds.
         """
-        compact_gallery(self._shelf)
+        compact_gallery(self._shelf, wait)
 
     def files(self) -> list[Path]:
         """Fold fresh rows and return the Parquet files that hold the gallery, for any reader.
