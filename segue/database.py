@@ -19,8 +19,8 @@ from sqlalchemy import event
 from segue.errors import DiskFullError, FormatError, LockedError, ReadOnlyError, WorkspaceError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -367,8 +367,9 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.OperationalError as error:
-            message = str(error.orig)
+        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
+            # An error while connecting comes unwrapped, one of a statement wrapped.
+            message = str(getattr(error, "orig", error))
             if "locked" in message or "busy" in message:
                 raise LockedError(f"database {self.location}") from error
             if "readonly" in message or "unable to open" in message:

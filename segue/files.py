@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from segue.errors import DiskFullError, MissingPathError, ReadOnlyError, TamperedError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @contextmanager

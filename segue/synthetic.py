@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Array = NDArray[np.floating[Any]]
 
 NOTICE = "synthetic faces drawn by Segue; no real person is shown"
+"""Said wherever drawn faces, or figures measured on them, are shown."""
+
+NOTICE_FILE = "NOTICE.txt"
+"""Lies in a folder of drawn faces and holds `NOTICE`."""
 
 # Identity parameters: name -> (mean, standard deviation), lengths in half image widths.
 _IDENTITY: dict[str, tuple[float, float]] = {
@@ -295,4 +299,4 @@ def write_faces(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerows([("person", "images", "part", "v1"), *rows])
     write_durably(folder / "people.csv", table.getvalue().encode())
-    write_durably(folder / "NOTICE.txt", f"{NOTICE}\n".encode())
+    write_durably(folder / NOTICE_FILE, f"{NOTICE}\n".encode())

@@ -29,6 +29,7 @@ def models() -> None:
 @click.option("--mean", default="0.5,0.5,0.5", show_default=True, help="Per channel, of x/255.")
 @click.option("--std", default="0.5,0.5,0.5", show_default=True, help="Per channel, of x/255.")
 @click.option("--colour", type=click.Choice(["RGB", "BGR"]), default="RGB", show_default=True)
+@click.option("--flip", is_flag=True, help="Average with the mirror image: twice the cost.")
 @click.option("--note", default="", help="Free text kept with the version.")
 @click.pass_context
 def register(
@@ -40,6 +41,7 @@ def register(
     mean: str,
     std: str,
     colour: str,
+    flip: bool,
     note: str,
 ) -> None:
     """Register a model that was not trained here as the next version of NAME."""
@@ -56,6 +58,7 @@ def register(
                 "mean": _numbers(mean, ",", 3, "--mean"),
                 "std": _numbers(std, ",", 3, "--std"),
                 "colour": colour,
+                "flip": flip,
             }
         )
         version = registry.register_onnx(name, onnx, preprocessing=preprocessing, details=details)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         list_architectures,
         register_architecture,
     )
-    from segue.networks.runner import Runner, embed, embed_flipped
+    from segue.networks.runner import Runner, embed
     from segue.networks.torch_runner import TorchRunner
     from segue.networks.weights import load_network, save_weights
 
@@ -32,7 +32,6 @@ __all__ = [
     "TorchRunner",
     "build_network",
     "embed",
-    "embed_flipped",
     "list_architectures",
     "load_network",
     "prepare",
@@ -47,7 +46,6 @@ _HOME = {
     "TorchRunner": "torch_runner",
     "build_network": "registry",
     "embed": "runner",
-    "embed_flipped": "runner",
     "list_architectures": "registry",
     "load_network": "weights",
     "prepare": "preprocess",

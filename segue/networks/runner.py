@@ -9,7 +9,6 @@ import numpy as np
 from segue.arrays import normalise
 from segue.errors import VectorError
 from segue.networks.preprocess import prepare
-from segue.types import DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,35 +33,26 @@ class Runner(Protocol):
 def embed(runner: Runner, images: Images, preprocessing: Preprocessing) -> dict[str, Floats]:
     """Embed RGB images uint8 [N, height, width, 3]: per output, unit float32 [N, d].
 
-    Images are prepared batch by batch, so that memory holds one batch as floats.
+    Images are prepared batch by batch, so that memory holds one batch as floats. Where the
+    preprocessing says `flip`, an image's vector is the normalised mean of its own and its mirror
+    image's.
 
     Raises:
         VectorError: images of another size, or a vector with NaN or of length 0.
     """
+    straight = _embed(runner, images, preprocessing)
+    if not preprocessing.flip:
+        return straight
+    mirrored = _embed(runner, np.ascontiguousarray(images[:, :, ::-1]), preprocessing)
+    return {name: normalise(straight[name] + mirrored[name]) for name in straight}
+
+
+def _embed(runner: Runner, images: Images, preprocessing: Preprocessing) -> dict[str, Floats]:
     parts = [
         runner.run(prepare(images[start : start + BATCH], preprocessing))
         for start in range(0, max(len(images), 1), BATCH)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in runner.outputs}
-
-
-def embed_flipped(
-    runner: Runner,
-    images: Images,
-    preprocessing: Preprocessing,
-    output: str = DEFAULT_OUTPUT,
-) -> Floats:
-    """Embed each image and its mirror image, and average: unit float32 [N, d].
-
-    The usual small gain of face verification at twice the cost; both sides of a comparison must be
-    embedded the same way.
-
-    Raises:
-        VectorError: as `embed`.
-    """
-    straight = embed(runner, images, preprocessing)[output]
-    mirrored = embed(runner, np.ascontiguousarray(images[:, :, ::-1]), preprocessing)[output]
-    return normalise(straight + mirrored)
 
 
 def check_batch(batch: Floats) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from segue.errors import EvaluationError, MissingPathError, PeopleError
 from segue.images import FaceList, decode, read_faces
+from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, no_progress
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def compatibility(
     twin_version = registry.resolve(twin) if twin else find_twin(workspace, new_version)
     if part == "calibration":
         raise PeopleError("part calibration fits the calibrations; measure on another part")
+    registry.tracking.connect()  # MLflow out of reach is told before anything is measured
     everyone = read_faces(data)
     chosen = (old_version, new_version, twin_version)
     measured = _vectors(workspace, chosen, everyone.part(part), seed, progress)
@@ -118,6 +120,8 @@ def compatibility(
         f"measured on part {part}, calibrated on part calibration, "
         f"at most {IMAGES_PER_PERSON} images of a person; best bridge: {bridge}"
     )
+    if (data / NOTICE_FILE).is_file():
+        note = f"{NOTICE}. {note}"
     return _store(workspace, chosen, report, gate, note)
 
 

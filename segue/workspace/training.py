@@ -162,6 +162,7 @@ def _train_and_register(
         details={
             "kind": kind,
             **lineage,
+            "run_id": run.run_id,
             "training": settings,
             "data": fingerprint,
             "people": len(faces.people),

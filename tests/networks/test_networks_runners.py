@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from segue.errors import RegistryError, UnknownNameError, UnsafeModelError, UsageError, VectorError
-from segue.networks import OnnxRunner, TorchRunner, build_network, embed, embed_flipped, prepare
+from segue.networks import OnnxRunner, TorchRunner, build_network, embed, prepare
 from segue.types import Preprocessing
 
 SIDE, DIMENSION = 8, 5
@@ -309,9 +309,9 @@ def test_nested_graphs_without_end_are_refused():
 def test_flipped_embeddings_ignore_which_way_a_face_looks():
     """The averaged vector of an image and of its mirror image are the same, and of unit length."""
     runner = OnnxRunner(onnx_model().SerializeToString(), threads=1)
-    how, images = Preprocessing(SIDE, SIDE), images_of(5)
-    straight = embed_flipped(runner, images, how)
-    mirrored = embed_flipped(runner, images[:, :, ::-1], how)
+    how, images = Preprocessing(SIDE, SIDE, flip=True), images_of(5)
+    straight = embed(runner, images, how)["embedding"]
+    mirrored = embed(runner, images[:, :, ::-1], how)["embedding"]
     np.testing.assert_allclose(straight, mirrored, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(straight, axis=1), 1, atol=1e-6)
 
@@ -329,7 +329,7 @@ def test_embedding_images_prepares_them(monkeypatch):
 def test_an_onnx_model_runs_without_torch():
     """Running a foreign model in a fresh process loads no torch."""
     program = (
-        "import sys, segue.networks as n; n.prepare; n.OnnxRunner; n.embed_flipped;"
+        "import sys, segue.networks as n; n.prepare; n.OnnxRunner; n.embed;"
         "raise SystemExit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
