@@ -7,6 +7,7 @@ in a greyscale print, and letters are large enough to read at half size.
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segue.errors import EvaluationError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _DPI = 150
 _LETTERS = 16
+_LETTERS_PER_INCH = 8
 _SMALL = 13
 _LEGEND: dict[str, Any] = {
     "fontsize": _SMALL,
@@ -232,7 +234,8 @@ def _canvas(
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(width, height), dpi=_DPI, layout=layout)
     grid = figure.subplots(1, panels, squeeze=False)
-    told = f"{title}\n{note}" if note else title
+    wrapped = textwrap.fill(note, int(width * _LETTERS_PER_INCH))
+    told = f"{title}\n{wrapped}" if note else title
     figure.suptitle(told, fontsize=_LETTERS, x=0.01, ha="left", linespacing=1.3)
     found = list(grid[0])
     for axes in found:

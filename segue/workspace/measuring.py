@@ -116,9 +116,8 @@ def compatibility(
     )
     gate = evaluate_gate(report)
     note = (
-        f"{old_version.version} -> {new_version.version}, twin {twin_version.version}; "
-        f"measured on part {part}, calibrated on part calibration, "
-        f"at most {IMAGES_PER_PERSON} images of a person; best bridge: {bridge}"
+        f"People of part {part}, calibrated on part calibration; twin {twin_version.version}, "
+        f"best bridge {bridge}"
     )
     if (data / NOTICE_FILE).is_file():
         note = f"{NOTICE}. {note}"
