@@ -25,6 +25,10 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Kills a migration's runner 20 times and looks at every item afterwards.
+kill-battery: $(VENV)/.installed
+	$(BIN)/python benchmarks/kill_battery.py
+
 docs: $(VENV)/.installed
 	$(BIN)/python -m segue.cli.reference > docs/cli.md
 

@@ -7,6 +7,7 @@ its own transaction, that the migration is still `running` and that the lease is
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from segue.errors import (
     WorkspaceError,
 )
 from segue.migrations.clock import TICK
-from segue.migrations.heartbeat import RUN, beating, held
+from segue.migrations.heartbeat import LEASE_SECONDS, RUN, beating, held
 from segue.migrations.left import Left, commit_counted, count_left
 from segue.migrations.pace import Pace
 from segue.migrations.rows import (
@@ -117,8 +118,8 @@ class Runner:
             try:
                 self._begin()
                 self._work(lease)
-            except LockedError:
-                raise  # another process has the lease, or the database: nothing failed
+            except (LockedError, TransitionError):
+                raise  # another process has the lease or the database, or ended it: nothing failed
             except Exception as error:
                 self._fail(error)
                 raise
@@ -136,6 +137,8 @@ class Runner:
         with self.handle.database.write() as connection:
             row = read_row(connection, self.handle.number, lock=True)
             state = row.state
+            if state not in RUNNABLE:
+                raise TransitionError("run", state, commands(state))
             if state == "failed":
                 state = advance(connection, row.number, "resume")
             elif state in SETTLED and before.to_do:
@@ -143,8 +146,11 @@ class Runner:
             add_event(connection, row.number, "run", state, {"left": before.left})
 
     def _work(self, lease: Lease) -> None:
-        while self.limit is None or self.migrated + self.failed < self.limit:
-            lease.renew()
+        renewed = time.monotonic()
+        while self.limit is None or self._done < self.limit:
+            if time.monotonic() - renewed > LEASE_SECONDS / 6:
+                lease.renew()
+                renewed = time.monotonic()
             row = self.handle.row()
             if row.state == "running":
                 self._step(row, lease)
@@ -154,6 +160,7 @@ class Runner:
                 self._watch(row)
             else:
                 return
+        commit_counted(self.handle, self._catch_up)  # the limit may be all there was
 
     def _step(self, row: Row, lease: Lease) -> None:
         """Do one batch, or wait for a part of what the throttle demands."""
@@ -185,7 +192,7 @@ class Runner:
         allowed = self.pace.limit(row.throttle, row.batch)
         if self.limit is None:
             return allowed
-        return min(allowed, self.limit - self.migrated - self.failed)
+        return min(allowed, self.limit - self._done)
 
     def _commit(self, batch: Reembedded, lease: Lease) -> None:
         """Commit a batch's vectors and its quarantine together."""

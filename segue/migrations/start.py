@@ -43,8 +43,10 @@ def start_migration(
     if plan.strategy == MIXED:
         _check_findable(plan, registry, gallery)
     forced = force if plan.strategy == MIXED and not plan.go else None
-    before = gallery.preference
     with database.write() as connection:
+        before = gallery.preference
+        if before[0] != plan.serving:
+            raise StalePlanError([f"{plan.serving} was serving, now {before[0]} is"])
         number = insert_row(connection, plan, forced)
         if plan.strategy == MIXED:
             serve(

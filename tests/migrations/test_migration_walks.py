@@ -165,10 +165,10 @@ class MigrationWalk(RuleBasedStateMachine):
     def resume(self):
         self.migration.resume()
 
-    @precondition(lambda self: not self.over)
+    @precondition(lambda self: not self.over and self.migration.status().quarantined)
     @rule()
     def retry(self):
-        self.migration.retry()
+        assert self.migration.retry() > 0
 
     @precondition(lambda self: self.state in SETTLED)
     @rule()
@@ -203,8 +203,10 @@ class MigrationWalk(RuleBasedStateMachine):
         assert len(self.world.vectors(OLD)) == done.left
 
     @precondition(lambda self: not self.over)
-    @rule()
-    def revert(self):
+    @rule(really=st.integers(0, 4))
+    def revert(self, really):
+        if really and self.state != "reverting":
+            return
         if "revert" not in TRANSITIONS[self.state] and self.state != "reverting":
             return
         try:
@@ -215,8 +217,10 @@ class MigrationWalk(RuleBasedStateMachine):
         assert self.world.gallery.serving == OLD
 
     @precondition(lambda self: not self.over)
-    @rule()
-    def abort(self):
+    @rule(really=st.integers(0, 4))
+    def abort(self, really):
+        if really:
+            return
         try:
             self.migration.abort()
         except TransitionError:
@@ -244,6 +248,27 @@ class MigrationWalk(RuleBasedStateMachine):
         with pytest.raises(TransitionError):
             acts[command]()
         assert (self.state, self.migration.history()) == before
+
+    @rule(steps=st.integers(1, 5))
+    def go_on(self, steps):
+        """Do what the status says comes next, some times."""
+        for _ in range(steps):
+            self._next()
+            self.everything_is_found()
+
+    def _next(self):
+        if self.over:
+            self.start("oldest", mixed=True)
+        elif self.state == "paused":
+            self.migration.resume()
+        elif self.state in {"running", "failed"}:
+            self.run(100)
+        elif self.state == "caught_up":
+            self.verify()
+        elif self.state == "verified" and self.world.gallery.serving == OLD:
+            self.cutover()
+        elif self.state in {"verified", "cut_over"}:
+            self.complete(leave_old=False)
 
     # --- what holds -------------------------------------------------------------------------
 

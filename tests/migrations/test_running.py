@@ -37,6 +37,17 @@ def test_every_mixing_ratio_finds_everything(ready):
     assert ready.gallery.stats().rho[NEW] == 1.0
 
 
+def test_a_run_with_a_limit(ready):
+    """A limit stops after so many items; a limit that is all there was catches up."""
+    migration = ready.start()
+    first = migration.run(ready.new, limit=6)
+    assert (first.migrated, first.left, first.state) == (6, 4, "running")
+    assert ready.new.calls == [4, 2]
+    assert migration.run(ready.new, limit=4).state == "caught_up"
+    with pytest.raises(UsageError):
+        migration.run(ready.new, limit=0)
+
+
 def test_the_registry_gives_the_model(ready):
     """Without an embedder the run loads the target from the registry."""
     assert ready.start().run().migrated == 10
