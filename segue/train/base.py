@@ -54,7 +54,7 @@ def train_base(
 
     chosen = settings.architecture_settings or {"width": settings.width}
     size = settings.image_size
-    preprocessing = Preprocessing(size, size)
+    preprocessing = Preprocessing(size, size, flip=settings.average_mirror)
     fingerprint = faces.fingerprint
     with own_torch_state(settings):
         network = build_network(

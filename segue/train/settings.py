@@ -21,14 +21,14 @@ class LoopSettings:
 
     image_size: int = 64  # pixels a side of the network's square input
     steps: int = 1000  # optimiser steps of the whole network
-    people_per_batch: int = 32  # P, people with two images or more
+    people_per_batch: int = 64  # P, people with two images or more
     images_per_person: int = 4  # K, images of each; a person with fewer gives all of theirs
-    singles_per_batch: int = 24  # images of one-image people, as negatives only
+    singles_per_batch: int = 16  # images of one-image people, as negatives only
     self_loss: str = "triplet"  # registered loss of the network's own space
     self_loss_settings: dict[str, Any] = field(default_factory=dict)  # its settings by name
     margin: float = 0.2  # α of FaceNet's triplet loss, squared distance; of each loss that has one
     optimiser: str = "adam"  # one of OPTIMISERS
-    learning_rate: float = 2e-3  # at its highest; follows a half cosine down to 1 % of it
+    learning_rate: float = 1.5e-3  # at its highest; follows a half cosine down to 1 % of it
     warmup: int = 50  # steps of linear rise to the learning rate
     weight_decay: float = 1e-4  # share of each weight taken away per step and learning rate
     clip: float = 5.0  # largest L2 length of the whole gradient; 0 leaves it as it is
@@ -79,6 +79,7 @@ class TrainSettings(LoopSettings):
     width: int = 16  # channels of its first stage; more is slower and better
     dimension: int = 64  # of the output `embedding`
     architecture_settings: dict[str, Any] = field(default_factory=dict)  # in place of width
+    average_mirror: bool = True  # embed each image and its mirror image later on, at twice the cost
 
 
 @dataclass(frozen=True, kw_only=True)

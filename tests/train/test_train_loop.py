@@ -51,6 +51,9 @@ COMMON = {
 }
 BASE = TrainSettings(**COMMON, width=2, dimension=6, steps=10)
 HARMONIC = HarmonicSettings(**COMMON, head_steps=5, steps=6)
+LONGER = dataclasses.replace(
+    HARMONIC, head_steps=60, steps=60, head_learning_rate=2e-2, learning_rate=5e-3, margin=0.5
+)
 
 
 class Killed(Exception):  # noqa: N818  # it stands for a kill, not for an error
@@ -118,7 +121,7 @@ def test_what_a_training_gives_is_enough_to_load_it_again(faces, v1):
     assert json.loads(json.dumps(v1.settings)) == v1.settings == {"width": 2, "dimension": 6}
     assert save_weights(again) == save_weights(v1.network)
     assert not v1.network.training
-    assert v1.preprocessing == Preprocessing(32, 32)
+    assert v1.preprocessing == Preprocessing(32, 32, flip=True)
     assert v1.data_fingerprint == faces.fingerprint
     assert v1.seconds > 0
 
@@ -191,7 +194,7 @@ def test_a_finished_training_is_returned_from_its_checkpoint(faces, tmp_path, v1
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"learning_rate": 0.5}, "learning_rate 0.002 there, 0.5 here"), ({"seed": 3}, "seed 0")],
+    [({"learning_rate": 0.5}, "learning_rate 0.0015 there, 0.5 here"), ({"seed": 3}, "seed 0")],
 )
 def test_a_checkpoint_of_other_settings_is_refused(faces, tmp_path, change, told):
     """Going on with another setting is refused, naming it, and leaves the checkpoint whole."""
@@ -268,11 +271,10 @@ def test_a_checkpoint_of_a_newer_format_is_refused(faces, tmp_path):
 
 def test_harmonic_training_brings_new_vectors_to_the_old_ones(faces, v2, old_vectors):
     """Before it, new and old vectors of a person are unrelated; after it, they are near."""
-    settings = dataclasses.replace(HARMONIC, head_steps=30, steps=40, head_learning_rate=1e-2)
-    trained = train_harmonic(faces, settings, start=v2.network, old_vectors=old_vectors)
+    trained = train_harmonic(faces, LONGER, start=v2.network, old_vectors=old_vectors)
     before = distances_to_old(v2, DEFAULT_OUTPUT, faces, old_vectors)
     same, different = distances_to_old(trained, DEFAULT_OUTPUT, faces, old_vectors)
-    assert different - same > (before[1] - before[0]) + 0.3
+    assert different - same > max(0.4, before[1] - before[0])
     assert trained.network.outputs == {DEFAULT_OUTPUT: 6}
     assert {"loss", "loss_self", "loss_cross", "same_distance"} <= trained.history[-1].keys()
 
@@ -280,8 +282,7 @@ def test_harmonic_training_brings_new_vectors_to_the_old_ones(faces, v2, old_vec
 def test_an_old_version_of_another_dimension_gets_a_head_of_its_own(faces, v1, old_vectors):
     """Dimension 8 against 6: the own output keeps its dimension, `compatible` has v1's."""
     start = train_base(faces, dataclasses.replace(BASE, dimension=8, seed=3)).network
-    settings = dataclasses.replace(HARMONIC, head_steps=40, steps=60, head_learning_rate=2e-2)
-    trained = train_harmonic(faces, settings, start=start, old_vectors=old_vectors)
+    trained = train_harmonic(faces, LONGER, start=start, old_vectors=old_vectors)
     assert trained.network.outputs == {DEFAULT_OUTPUT: 8, COMPATIBLE_OUTPUT: 6}
     assert trained.settings["outputs"] == {DEFAULT_OUTPUT: 8, COMPATIBLE_OUTPUT: 6}
     same, different = distances_to_old(trained, COMPATIBLE_OUTPUT, faces, old_vectors)
