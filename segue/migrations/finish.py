@@ -23,6 +23,7 @@ from segue.migrations.rows import (
     advance,
     preference_before,
     read_events,
+    read_row,
     release,
     update,
 )
@@ -153,7 +154,8 @@ def _grace_end(handle: Handle, row: Row, grace: float) -> datetime:
             events = [e for e in read_events(connection, row.number) if e.name == "grace"]
             asked = datetime.fromisoformat(events[-1].details["asked"])
         end = asked + timedelta(seconds=grace)
-        state = handle.row().state
+        state = read_row(connection, row.number, lock=True).state
+        transition(state, "complete")
         update(connection, row.number, complete_after=end.isoformat())
         details = {"asked": asked.isoformat(), "seconds": grace}
         add_event(connection, row.number, "grace", state, details)

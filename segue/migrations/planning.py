@@ -56,9 +56,8 @@ def make_plan(
         raise UsageError(f"gallery {gallery.name!r} is served by {new.version} already")
     edges = measured_edges(registry, (old.version, new.version))
     report = registry.report(old.version, new.version)
-    gate = None if report is None else dict(report.gate)
     wanted = {edge_name(new.version, stored) for stored in (old.version, new.version)}
-    go = gate is not None and bool(gate["go"]) and wanted <= edges.keys()
+    go = report is not None and report.go and wanted <= edges.keys()
     to_migrate = gallery.count_pending(new.version)
     waiting = gallery.pending(new.version, order="oldest", limit=to_migrate) if look else []
     width = sum(new.outputs[output] for output in gallery.outputs_needed(new.version))
@@ -76,7 +75,7 @@ def make_plan(
         bridge=_fitted_bridge(database, old.version, new.version),
         bytes=to_migrate * width * (1 if gallery.codec == "int8" else 4),
         seconds=_estimate(gallery, waiting, embedder, clock),
-        gate=gate,
+        gate=None if report is None else report.gate,
         report=None if report is None else report.report,
         fingerprints={version.version: version.fingerprint for version in (old, new)},
         edges=edges,

@@ -42,13 +42,20 @@ def start_migration(
     check_gate(plan, force)
     if plan.strategy == MIXED:
         _check_findable(plan, registry, gallery)
-    forced = force if plan.strategy == MIXED and not plan.go else None
+    return _commit(plan, database, registry, gallery, None if plan.go else force)
+
+
+def _commit(
+    plan: Plan, database: Database, registry: Registry, gallery: Gallery, forced: str | None
+) -> int:
+    """Write the row, the events and, if mixed, what serves, in one transaction."""
+    mixed = plan.strategy == MIXED
     with database.write() as connection:
         before = gallery.preference
         if before[0] != plan.serving:
             raise StalePlanError([f"{plan.serving} was serving, now {before[0]} is"])
-        number = insert_row(connection, plan, forced)
-        if plan.strategy == MIXED:
+        number = insert_row(connection, plan, forced if mixed else None)
+        if mixed:
             serve(
                 connection,
                 registry,
@@ -58,14 +65,9 @@ def start_migration(
                 companions=companions_of(registry, plan.source, plan.target),
                 reason=f"migration {number} started",
             )
-        if forced is not None:
-            registry.record(
-                connection,
-                "force",
-                gallery.name,
-                forced,
-                {"migration": number, "overridden": list(plan.reasons())},
-            )
+        if mixed and forced is not None:
+            details = {"migration": number, "overridden": list(plan.reasons())}
+            registry.record(connection, "force", gallery.name, forced, details)
         details = {"strategy": plan.strategy, "preference": list(before)}
         advance(connection, number, "start", details=details)
     return number
