@@ -92,13 +92,26 @@ def create(context: click.Context, name: str, reference: str, codec: str) -> Non
 @gallery.command()
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--identity", help="The person that all of these images show.")
 @click.option("--replace", is_flag=True, help="Replace items that are there already.")
 @json_option
 @click.pass_context
-def enroll(context: click.Context, name: str, folder: Path, replace: bool, as_json: bool) -> int:
-    """Enrol the images below FOLDER; the folder an image lies in is its identity."""
+def enroll(
+    context: click.Context,
+    name: str,
+    folder: Path,
+    identity: str | None,
+    replace: bool,
+    as_json: bool,
+) -> int:
+    """Enrol the images below FOLDER; a folder inside it is the identity of its images.
+
+    An item's id is its path below FOLDER.
+    """
     with progress_bar() as progress:
-        result = open_workspace(context).enroll(name, folder, replace=replace, progress=progress)
+        result = open_workspace(context).enroll(
+            name, folder, identity=identity, replace=replace, progress=progress
+        )
     failed = [{"item_id": f.item_id, "reason": f.reason} for f in result.failed]
 
     def text() -> str:

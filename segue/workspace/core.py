@@ -218,13 +218,16 @@ class Workspace:
         gallery: str,
         folder: Path | str,
         *,
+        identity: str | None = None,
         replace: bool = False,
         progress: Progress = no_progress,
     ) -> Enrolment:
-        """Enrol `FOLDER/IDENTITY/IMAGE` (or images without identity) with the serving version."""
+        """Enrol `FOLDER/IDENTITY/IMAGE`, or one person's images, with the serving version."""
         from segue.workspace import enrolling
 
-        return enrolling.enroll(self, gallery, Path(folder), replace=replace, progress=progress)
+        return enrolling.enroll(
+            self, gallery, Path(folder), identity=identity, replace=replace, progress=progress
+        )
 
     def probe(self, gallery: str, images: Sequence[Path]) -> Probe:
         """Embed images with a gallery's serving version.

@@ -24,33 +24,37 @@ def enroll(
     gallery: str,
     folder: Path,
     *,
+    identity: str | None,
     replace: bool,
     progress: Progress,
 ) -> Enrolment:
     """Enrol every image below `folder`; the folder an image lies in is its identity.
 
-    The item's id is the image's path below `folder`. Images that cannot be decoded are reported,
-    the others are enrolled.
+    The item's id is the image's path below `folder`. Images that lie directly in `folder` have no
+    identity, unless `identity` gives one to all. Images that cannot be decoded are reported, the
+    others are enrolled.
 
     Raises:
         MissingPathError, DataError: no such folder, or no image in it.
     """
     opened = workspace.gallery(gallery)
-    items = items_below(folder)
+    items = items_below(folder, identity)
     embedders = [
         workspace.registry.load(version) for version in (opened.serving, *opened.companions)
     ]
     return opened.enroll(items, embedders, replace=replace, progress=progress)
 
 
-def items_below(folder: Path) -> list[NewItem]:
+def items_below(folder: Path, identity: str | None = None) -> list[NewItem]:
     """Return one item for each image below a folder (or for the one image given).
+
+    Images in folders are of the identity that their folder names; `identity` overrides it.
 
     Raises:
         MissingPathError, DataError: no such folder, or no image in it.
     """
     if folder.is_file():
-        return [NewItem(folder.name, folder.parent.name or None, str(folder.resolve()))]
+        return [NewItem(folder.name, identity, str(folder.resolve()))]
     if not folder.is_dir():
         raise MissingPathError(folder, "folder of images")
     paths = list_images(folder)
@@ -61,8 +65,8 @@ def items_below(folder: Path) -> list[NewItem]:
     items = []
     for path in paths:
         relative = path.relative_to(folder)
-        identity = relative.parent.as_posix() if len(relative.parts) > 1 else None
-        items.append(NewItem(relative.as_posix(), identity, str(path.resolve())))
+        named = relative.parent.as_posix() if len(relative.parts) > 1 else None
+        items.append(NewItem(relative.as_posix(), identity or named, str(path.resolve())))
     return items
 
 
