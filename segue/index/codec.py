@@ -41,7 +41,7 @@ def encode(vectors: Floats, codec: str) -> Images:
     """
     if check_codec(codec) == "float32":
         raw = np.ascontiguousarray(vectors, dtype="<f4")
-        return raw.view(np.uint8).reshape(len(raw), -1)
+        return raw.view(np.uint8).reshape(len(raw), 4 * raw.shape[1])
     largest = np.abs(vectors).max(axis=1, keepdims=True) if len(vectors) else np.ones((0, 1))
     codes = np.rint(vectors / np.maximum(largest, np.finfo(np.float32).tiny) * _LARGEST)
     return np.ascontiguousarray(codes.astype(np.int8)).view(np.uint8)

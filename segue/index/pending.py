@@ -119,8 +119,8 @@ def _measure_far(view: View, version: str, mask: Bools, far: Doubles) -> None:
     sums: Doubles | None = None
     parts = []
     for part in view.rows((version, DEFAULT_OUTPUT)):
-        known = np.array([x is not None for x in part.identities]) & mask[part.seqs]
-        part = part.take(known)  # noqa: PLW2901 - the rest has no class
+        named = np.array([x is not None for x in part.identities], dtype=np.bool_)
+        part = part.take(named & mask[part.seqs])  # noqa: PLW2901 - the rest has no class
         labels = np.array([numbers[x] for x in part.identities if x is not None], dtype=np.int64)
         vectors = part.vectors(view.row.codec).astype(np.float64)
         sums = np.zeros((len(numbers), vectors.shape[1])) if sums is None else sums

@@ -201,7 +201,7 @@ class GalleryMachine(RuleBasedStateMachine):
 TestGallery = GalleryMachine.TestCase
 TestGallery.settings = settings(
     max_examples=12,
-    stateful_step_count=20,
+    stateful_step_count=15,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
