@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from segue.types import Floats
 
+_MOST_BATCH = 1024  # images in the batch that a model may be fixed to
+_MOST_PIXELS = 4096  # a side of its input
+
 
 class OnnxRunner:
     """An ONNX model of one image input: prepared batches in, unit vectors out, on the CPU.
@@ -69,6 +72,7 @@ class OnnxRunner:
 
         Raises:
             VectorError: another shape than the model's input, or a vector with NaN or of length 0.
+        RegistryError: the model fails in the runtime.
         """
         check_batch(batch)
         for wanted, found in zip(self.input_size, batch.shape[2:], strict=True):
@@ -87,7 +91,12 @@ class OnnxRunner:
         count = len(part)
         if self._fixed is not None and count < self._fixed:
             part = np.concatenate([part, np.repeat(part[-1:], self._fixed - count, axis=0)])
-        found = self._session.run([self._graph_output], {self._input: np.ascontiguousarray(part)})
+        try:
+            found = self._session.run(
+                [self._graph_output], {self._input: np.ascontiguousarray(part)}
+            )
+        except _runtime_errors() as error:
+            raise RegistryError(f"{self._source} cannot be run: {_told(error)}") from error
         vectors: Floats = np.asarray(found[0], dtype=np.float32).reshape(len(part), -1)[:count]
         return vectors
 
@@ -104,7 +113,6 @@ class OnnxRunner:
 
 def _open(model: bytes, threads: int, source: Path | str) -> Any:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -112,21 +120,43 @@ def _open(model: bytes, threads: int, source: Path | str) -> Any:
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # its errors come as exceptions, which are told below
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    refusals = (
-        state.Fail,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.InvalidArgument,
-        state.NotImplemented,
-        state.NoSuchFile,
-        state.RuntimeException,
-        state.NoModel,
-    )
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except refusals as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UnsafeModelError(source, f"the ONNX runtime refuses it ({reason})") from error
+        session = onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it would print to standard output and try the same again
+            read_config_from_model=0,  # a model has no say in how it is run
+        )
+        for one in (*session.get_inputs(), *session.get_outputs()):
+            _ = (one.name, one.shape)  # decoded here, so that text that is no UTF-8 is told below
+    except _runtime_errors() as error:
+        raise UnsafeModelError(source, f"the ONNX runtime refuses it ({_told(error)})") from error
+    return session
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Return what the runtime raises; its classes have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (
+        "EPFail",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoModel",
+        "NoSuchFile",
+        "NotFound",
+        "NotImplemented",
+        "RuntimeException",
+    )
+    classes = [getattr(state, name) for name in own if hasattr(state, name)]
+    return (*classes, RuntimeError, ValueError)  # ValueError: also messages that are no UTF-8
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _image_input(session: Any, source: Path | str) -> tuple[str, Sequence[int | str | None]]:
@@ -138,9 +168,15 @@ def _image_input(session: Any, source: Path | str) -> tuple[str, Sequence[int | 
             "float32 [N, 3, height, width]"
         )
     shape: Sequence[int | str | None] = inputs[0].shape
-    if isinstance(shape[1], int) and shape[1] != 3:
+    limits = (_MOST_BATCH, 3, _MOST_PIXELS, _MOST_PIXELS)
+    fits = [
+        not isinstance(size, int) or 1 <= size <= limit
+        for size, limit in zip(shape, limits, strict=True)
+    ]
+    if not all(fits) or (isinstance(shape[1], int) and shape[1] != 3):
         raise RegistryError(
-            f"{source} has the input {told}; Segue gives images as [N, 3, height, width]"
+            f"{source} has the input {told}; Segue gives at most {_MOST_BATCH} images at once, "
+            f"as [N, 3, height, width] of at most {_MOST_PIXELS} pixels a side"
         )
     return str(inputs[0].name), shape
 
@@ -152,6 +188,8 @@ def _vector_output(session: Any, wanted: str | None, source: Path | str) -> tupl
             f"{source} has several outputs ({', '.join(sorted(outputs))}); "
             "name the one that holds the vectors"
         )
+    if not outputs:
+        raise RegistryError(f"{source} has no output; export it with its vectors as the output")
     name = wanted if wanted is not None else next(iter(outputs))
     if name not in outputs:
         raise UnknownNameError(f"output of {source}", name, outputs)
