@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,7 +109,7 @@ def run_demo(
     folder = data
     if folder is None:
         folder = out / "faces"
-        people = 60 if quick else 400
+        people = 60 if quick else 520
         say(f"drawing {people} people: {NOTICE}")
         write_faces(folder, people=people, images=10, seed=7, progress=progress)
     recipe = _recipe(drawn=data is None, quick=quick)
@@ -135,20 +135,21 @@ def _recipe(*, drawn: bool, quick: bool) -> Recipe:
     from segue.train import HarmonicSettings, TrainSettings
 
     if quick:
-        small = TrainSettings(width=4, image_size=32, steps=12)
-        further = HarmonicSettings(head_steps=4, steps=8)
+        small = TrainSettings(width=4, image_size=32, steps=12, threads=1)
+        further = HarmonicSettings(image_size=32, head_steps=4, steps=8, threads=1)
         return Recipe(small, small, further, bootstrap=20)
     if drawn:
+        few: dict[str, Any] = {"people_per_batch": 32, "image_size": 48, "threads": 1}
         return Recipe(
-            TrainSettings(width=6, image_size=48, steps=150, seed=1),
-            TrainSettings(width=12, image_size=64, steps=250, seed=2),
-            HarmonicSettings(head_steps=60, steps=190, seed=3),
+            TrainSettings(width=6, steps=300, seed=1, **few),
+            TrainSettings(width=12, steps=400, seed=2, **few),
+            HarmonicSettings(head_steps=150, steps=450, seed=3, **few),
             bootstrap=200,
         )
     return Recipe(
-        TrainSettings(width=8, image_size=64, steps=800, seed=1),
-        TrainSettings(width=24, image_size=64, steps=1000, seed=2),
-        HarmonicSettings(head_steps=150, steps=600, seed=3),
+        TrainSettings(width=8, steps=700, seed=1, threads=1),
+        TrainSettings(width=24, steps=800, seed=2, threads=1),
+        HarmonicSettings(head_steps=150, steps=500, seed=3, threads=1),
         bootstrap=500,
     )
 

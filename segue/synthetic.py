@@ -276,16 +276,16 @@ def write_faces(
 ) -> None:
     """Write a drawn data set: `people.csv`, `images/PERSON/IMAGE.png` and a notice.
 
-    Of the people, 60 % are `train` (every other one with v1 = 1), 20 % `validation` and 20 %
-    `calibration`; every eighth person has a single image and serves as impostor.
+    Of the people, half are `train` (every other one with v1 = 1), a quarter `validation` and a
+    quarter `calibration`; every ninth person has a single image and serves as impostor.
     """
     from PIL import Image
 
     drawn = draw_people(people, seed)
-    parts = ("train", "train", "train", "validation", "calibration")
+    parts = ("train", "validation", "train", "calibration")
     rows = []
     for index in range(people):
-        name, count = f"drawn{index:04d}", 1 if index % 8 == 7 else images
+        name, count = f"drawn{index:04d}", 1 if index % 9 == 8 else images
         faces = render(drawn, np.full(count, index), size=size, seed=seed * 1_000_003 + index)
         for number, face in enumerate(faces, start=1):
             buffer = io.BytesIO()
@@ -293,7 +293,7 @@ def write_faces(
             path = folder / "images" / name / f"{name}_{number:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(buffer.getvalue())
-        rows.append((name, count, parts[index % 5], (index // 5) % 2))
+        rows.append((name, count, parts[index % 4], int(index % 4 == 0)))
         progress(index + 1, people, "people drawn")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
