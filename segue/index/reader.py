@@ -11,7 +11,7 @@ import numpy as np
 from segue.errors import CorruptSegmentError
 from segue.index.items import StoredItem
 from segue.index.keys import open_keys
-from segue.index.segments import read_rows
+from segue.index.segments import read_rows, rows_of_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +90,24 @@ class SegmentReader:
     def rows(self, segment: Segment, codec: str) -> Rows:
         """Check a segment's hash and read all of it."""
         return read_rows(self.root, segment, codec)
+
+    def row(self, segment: Segment, seq: int, codec: str) -> Rows:
+        """Read the row group of a segment that holds one item, and return its row."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.root / segment.path
+        place = int(np.searchsorted(self.seqs(segment), seq))  # rows lie in the order of `seq`
+        try:
+            with path.open("rb") as content, pq.ParquetFile(content) as file:
+                group = 0
+                while place >= file.metadata.row_group(group).num_rows:
+                    place -= file.metadata.row_group(group).num_rows
+                    group += 1
+                table = file.read_row_group(group).slice(place, 1)
+        except (pa.ArrowException, IndexError) as error:
+            raise CorruptSegmentError(path, "it is no readable Parquet file") from error
+        return rows_of_table(table, segment.version, segment.output, codec)
 
     def keep_only(self, segments: Iterable[Segment]) -> None:
         """Forget every other segment."""

@@ -104,7 +104,8 @@ def _commit(
 ) -> int | None:
     """Swap the segments and drop the fresh rows; None if the gallery moved on meanwhile."""
     version, old, new = change
-    removed = sum(s.rows for s in old) - sum(s.rows for s in new)
+    keys = [key for key in view.keys if key[0] == version]
+    removed = sum(int(np.count_nonzero(view.mask(*key) & ~keep)) for key in keys)
     with shelf.database.write() as connection:
         row = catalog.read_gallery(connection, shelf.name, lock=True)
         if row != view.row:
@@ -114,7 +115,7 @@ def _commit(
         for key, rows in view.snapshot.fresh.items():
             if key[0] == version:
                 gone: Ints = rows.seqs[~keep[rows.seqs]]
-                removed += catalog.delete_fresh(connection, shelf.name, gone, key)
+                catalog.delete_fresh(connection, shelf.name, gone, key)
         indexes = forget_indexes(connection, shelf.name, [s.segment for s in old])
         catalog.bump(connection, row)
         if also is not None:

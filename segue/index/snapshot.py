@@ -187,21 +187,22 @@ class View:
     def rows_of(self, key: tuple[str, str], seq: int) -> list[StoredRow]:
         """Return one item's row of a key, if it has one."""
         parts = [self.snapshot.fresh[key]] if key in self.snapshot.fresh else []
+        parts = [part.take(part.seqs == seq) for part in parts]
         parts += [
-            self.reader.rows(segment, self.row.codec)
+            self.reader.row(segment, seq, self.row.codec)
             for segment in self.segments(key)
             if np.isin(self.reader.seqs(segment), seq).any()
         ]
         return [
             StoredRow(
-                part.item(place),
+                part.item(0),
                 part.version,
                 part.output,
-                part.embedded_at[place],
-                part.take(np.array([place])).vectors(self.row.codec)[0],
+                part.embedded_at[0],
+                part.vectors(self.row.codec)[0],
             )
             for part in parts
-            for place in np.flatnonzero(part.seqs == seq).tolist()
+            if len(part)
         ]
 
     def vectors(self, key: tuple[str, str]) -> tuple[Ints, Floats]:

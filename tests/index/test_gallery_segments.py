@@ -189,3 +189,17 @@ def test_compacting_merges_segments_and_keeps_every_row(world, monkeypatch):
     assert gallery.sql("SELECT * FROM embeddings ORDER BY seq") == before
     assert gallery.check() == []
     assert len(world.files()) == 2
+
+
+def test_one_item_is_read_from_any_row_group(world, monkeypatch):
+    """An item's row is found in a segment of several row groups, after erasures too."""
+    monkeypatch.setattr("segue.index.segments._ROW_GROUP", 4)
+    for codec in ("float32", "int8"):
+        gallery, vectors = world.create(codec, codec=codec), unit(11)
+        items = new_items([f"i{n}" for n in range(11)])
+        gallery.enroll_vectors(items, "faces/1", {"embedding": vectors}, fresh=False)
+        gallery.erase(["i2", "i7"])
+        for n in (0, 3, 4, 8, 10):
+            (row,) = gallery.item(f"i{n}")
+            assert row.item.item_id == f"i{n}"
+            np.testing.assert_allclose(row.vector, vectors[n], atol=0.01)
