@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
     from segue.index import Hit, Threshold
 
-Command = "Callable[..., Any]"
-
 
 def threshold_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the three ways in which an application states its threshold once."""
     for option in (
+        click.option("--for-version", help="The version that --distance was chosen for."),
         click.option("--distance", type=float, help="A squared distance in use with v1."),
         click.option("--false-hits", type=float, help="Expected false hits per search."),
         click.option("--far", type=float, help="A false accept rate."),
@@ -38,15 +37,29 @@ def threshold_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_threshold(
-    far: float | None, false_hits: float | None, distance: float | None
+    context: click.Context,
+    far: float | None,
+    false_hits: float | None,
+    distance: float | None,
+    for_version: str | None,
 ) -> Threshold | None:
     """Return the threshold that was given, None if none was."""
     from segue.index import Threshold
 
+    version = None
+    if for_version is not None:
+        if distance is None:
+            raise click.UsageError("--for-version goes with --distance")
+        version = open_workspace(context).registry.resolve(for_version).version
+
     given = [value for value in (far, false_hits, distance) if value is not None]
     if len(given) > 1:
         raise click.UsageError("give one of --far, --false-hits and --distance")
-    return Threshold(far=far, false_hits=false_hits, distance=distance) if given else None
+    return (
+        Threshold(far=far, false_hits=false_hits, distance=distance, version=version)
+        if given
+        else None
+    )
 
 
 @click.group()
@@ -184,9 +197,34 @@ def files(context: click.Context, name: str, as_json: bool) -> None:
 @click.pass_context
 def stats(context: click.Context, name: str, as_json: bool) -> None:
     """Show items, rows of each version, mixing ratio and bytes."""
-    workspace = open_workspace(context)
-    value = {**asdict(workspace.gallery(name).stats()), "serving": workspace.gallery(name).serving}
-    emit(value, as_json, lambda: "\n".join(f"{key:18}{item}" for key, item in value.items()))
+    opened = open_workspace(context).gallery(name)
+    found = opened.stats()
+    value = {
+        "serving": opened.serving,
+        **asdict(found),
+        "rows": [
+            {"version": version, "output": output, "rows": rows}
+            for (version, output), rows in found.rows.items()
+        ],
+    }
+
+    def text() -> str:
+        lines = [f"serving          {opened.serving}", f"items            {found.items}"]
+        lines += [
+            f"live             {live} in {version} (ρ {found.rho[version]:.2f})"
+            for version, live in found.live.items()
+        ]
+        lines += [
+            f"rows             {rows} of {version}, output {output}"
+            for (version, output), rows in found.rows.items()
+        ]
+        lines.append(f"segments         {found.segments}, and {found.fresh} fresh rows")
+        lines.append(f"bytes            {found.bytes:,}")
+        if found.pending_erasures:
+            lines.append(f"not yet swept    {found.pending_erasures} erased items")
+        return "\n".join(lines)
+
+    emit(value, as_json, text)
 
 
 @gallery.command()
@@ -204,10 +242,11 @@ def verify(
     far: float | None,
     false_hits: float | None,
     distance: float | None,
+    for_version: str | None,
     as_json: bool,
 ) -> None:
     """Tell whether two images show one person, by the gallery's version and a threshold."""
-    threshold = make_threshold(far, false_hits, distance)
+    threshold = make_threshold(context, far, false_hits, distance, for_version)
     if threshold is None:
         raise click.UsageError("give a threshold: --far, --false-hits or --distance")
     result = open_workspace(context).verify_images(name, first, second, threshold)
@@ -297,12 +336,13 @@ def search(
     far: float | None,
     false_hits: float | None,
     distance: float | None,
+    for_version: str | None,
     as_json: bool,
 ) -> None:
     """Find the nearest items of the gallery NAME to IMAGES, or to vectors."""
     if bool(images) == (vector is not None):
         raise click.UsageError("give image files or --vector FILE, one of them")
-    threshold = make_threshold(far, false_hits, distance)
+    threshold = make_threshold(context, far, false_hits, distance, for_version)
     workspace = open_workspace(context)
     if vector is not None:
         probe = _read_probe(context, name, vector, reference, output)

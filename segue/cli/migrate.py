@@ -168,24 +168,38 @@ def status(context: click.Context, name: str, as_json: bool) -> None:
     emit(value, as_json, lambda: "\n".join(f"{key:16}{item}" for key, item in value.items()))
 
 
-def _simple(action: str, text: str) -> click.Command:
+def _control(action: str, text: str, consent: str | None = None) -> click.Command:
+    """Make the command that calls one method of the migration, after consent where it says so."""
+
     @click.command(action, help=text)
     @name_argument
     @click.pass_context
-    def command(context: click.Context, name: str) -> None:
+    def command(context: click.Context, name: str, *, yes: bool = False) -> None:
         migration = open_workspace(context).migration(name)
+        if consent is not None:
+            agree(consent, yes=yes)
         getattr(migration, action)()
         click.echo(f"{name}: {migration.status().state}")
 
-    return command
+    return yes_option(command) if consent is not None else command
 
 
-for _action, _text in (
-    ("pause", "Pause the runner, from any process, within one batch."),
-    ("resume", "Let a paused migration go on."),
-    ("cutover", "Blue-green: let the new version serve; needs `verify` first."),
+for _action, _text, _consent in (
+    ("pause", "Pause the runner, from any process, within one batch.", None),
+    ("resume", "Let a paused migration go on.", None),
+    ("cutover", "Blue-green: let the new version serve; needs `verify` first.", None),
+    (
+        "revert",
+        "Let the old version serve again; the new version's vectors are kept.",
+        "reverting changes the serving version",
+    ),
+    (
+        "abort",
+        "Give the migration up while the old version serves; deletes the new vectors.",
+        "aborting deletes the new version's vectors",
+    ),
 ):
-    migrate.add_command(_simple(_action, _text))
+    migrate.add_command(_control(_action, _text, _consent))
 
 
 @migrate.command()
@@ -225,30 +239,6 @@ def complete(context: click.Context, name: str, grace: float, leave_old: bool, y
     migration = open_workspace(context).migration(name)
     agree("completing removes the old version's vectors for good", yes=yes)
     migration.complete(yes=True, grace=grace * 3600, leave_old=leave_old)
-    click.echo(f"{name}: {migration.status().state}")
-
-
-@migrate.command()
-@name_argument
-@yes_option
-@click.pass_context
-def revert(context: click.Context, name: str, yes: bool) -> None:
-    """Let the old version serve again; the new version's vectors are kept."""
-    migration = open_workspace(context).migration(name)
-    agree("reverting changes the serving version", yes=yes)
-    migration.revert()
-    click.echo(f"{name}: {migration.status().state}")
-
-
-@migrate.command()
-@name_argument
-@yes_option
-@click.pass_context
-def abort(context: click.Context, name: str, yes: bool) -> None:
-    """Give the migration up while the old version serves; deletes the new vectors."""
-    migration = open_workspace(context).migration(name)
-    agree("aborting deletes the new version's vectors", yes=yes)
-    migration.abort()
     click.echo(f"{name}: {migration.status().state}")
 
 

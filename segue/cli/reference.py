@@ -38,7 +38,13 @@ variable `SEGUE_WORKSPACE` names another. `--json` prints JSON for programs.
 
 def render() -> str:
     """Return the whole reference as Markdown."""
-    context = click.Context(root, info_name="segue", max_content_width=96, terminal_width=96)
+    context = click.Context(
+        root,
+        info_name="segue",
+        max_content_width=96,
+        terminal_width=96,
+        **root.context_settings,
+    )
     return INTRODUCTION + "".join(_sections(root, context))
 
 

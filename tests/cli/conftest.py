@@ -57,8 +57,8 @@ def made(tmp_path_factory, faces) -> Path:
     _quiet("-w", workspace, "train", "base", "faces", "--data", faces, *small, "--seed", 2)
     _quiet("-w", workspace, "models", "promote", "faces/1", "--reason", "first")
     _quiet("-w", workspace, "gallery", "create", "people", "--version", "faces@serving")
-    _quiet("-w", workspace, "gallery", "enroll", "people", faces / "images" / "drawn0003")
-    _quiet("-w", workspace, "gallery", "enroll", "people", faces / "images" / "drawn0008")
+    _quiet("-w", workspace, "gallery", "enroll", "people", faces / "images" / "drawn0001")
+    _quiet("-w", workspace, "gallery", "enroll", "people", faces / "images" / "drawn0005")
     return workspace
 
 

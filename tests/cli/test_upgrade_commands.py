@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+
+@pytest.fixture
+def workspace(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "w")
+
+
+@pytest.fixture
+def run(segue, workspace):
+    """Run a command that must succeed; with --json, return what it printed."""
+
+    def call(*arguments, code=0):
+        done = segue("-w", workspace, *arguments)
+        assert done.code == code, done
+        assert "Traceback" not in done.err
+        return json.loads(done.out) if "--json" in arguments else done.out
+
+    return call
+
+
+def test_the_upgrade_by_commands_mixed(run, faces, tmp_path):
+    """Train harmonic, evaluate, gate, plan, start, run, verify, complete: each by its command."""
+    settings = ("--head-steps", 2, "--steps", 2, "--threads", 1)
+    made = run(
+        "train", "harmonic", "--data", faces, "--old", "faces/1", "--from", "faces/2", *settings,
+        "--json",
+    )  # fmt: skip
+    assert [m["version"] for m in made] == ["faces/3", "faces-twin/1"]
+    edge = ("--old", "faces/1", "--new", "faces/3")
+    report = run(
+        "evaluate", "compatibility", *edge, "--data", faces, "--bootstrap", 40, "--json"
+    )  # fmt: skip
+    assert report["gate"]["go"] is False
+    assert run("gate", *edge, "--json", code=5)["go"] is False
+    shown = run("models", "show", "faces/3", "--json")
+    assert {(e["probe"], e["stored"]) for e in shown["edges"]} == {
+        ("faces/3", "faces/1"),
+        ("faces/1", "faces/3"),
+        ("faces/3", "faces/3"),
+    }
+    plan = tmp_path / "plan.json"
+    value = run(
+        "migrate", "plan", "people", "--to", "faces/3", "--strategy", "mixed", "--out", plan,
+        "--json",
+    )  # fmt: skip
+    assert value["to_migrate"] == value["items"] == 8
+    run("migrate", "start", "people", "--plan", plan, "--force", "a test of the commands")
+    assert any(e["reason"] == "a test of the commands" for e in run("models", "ledger", "--json"))
+    probe = min((faces / "images" / "drawn0001").iterdir())
+    assert {h["version"] for h in run("search", "people", probe, "--json")[0]["hits"]} == {
+        "faces/1"
+    }
+    result = run("migrate", "run", "people", "--limit", 3, "--json")
+    assert (result["migrated"], result["left"], result["state"]) == (3, 5, "running")
+    run("migrate", "pause", "people")
+    assert run("migrate", "status", "people", "--json")["state"] == "paused"
+    run("migrate", "resume", "people")
+    run("migrate", "throttle", "people", 10_000)
+    hits = run("search", "people", probe, "-k", 8, "--inline-ms", 5000, "--json")[0]["hits"]
+    assert {h["version"] for h in hits} == {"faces/1", "faces/3"}
+    assert run("migrate", "status", "people", "--json")["left"] < 5
+    assert run("migrate", "run", "people", "--json")["state"] == "caught_up"
+    assert run("migrate", "verify", "people", "--json")["left"] == 0
+    run("migrate", "complete", "people", "--yes")
+    assert run("migrate", "status", "people", "--json")["state"] == "completed"
+    stats = run("gallery", "stats", "people", "--json")
+    assert [(r["version"], r["rows"]) for r in stats["rows"]] == [("faces/3", 8)]
+    events = [e["name"] for e in run("migrate", "history", "people", "--json")]
+    assert events[:2] == ["plan", "start"]
+    assert {"pause", "resume", "throttle", "catch_up", "verify"} <= set(events)
+    assert "problems" in run("doctor", "--json")
+
+
+def test_the_upgrade_by_commands_blue_green_and_back(run):
+    """Without an edge v1 serves until the cut-over; abort and revert each go back."""
+    run("migrate", "start", "people", "--to", "faces/2")
+    run("migrate", "run", "people")
+    run("migrate", "abort", "people", "--yes")
+    run("migrate", "start", "people", "--to", "faces/2")
+    run("migrate", "run", "people")
+    run("migrate", "verify", "people")
+    assert run("gallery", "list", "--json")[0]["serving"] == "faces/1"
+    run("migrate", "cutover", "people")
+    assert run("gallery", "list", "--json")[0]["serving"] == "faces/2"
+    run("migrate", "revert", "people", "--yes")
+    assert run("gallery", "list", "--json")[0]["serving"] == "faces/1"
+    assert run("doctor") == "nothing wrong\n"
+
+
+def test_a_failing_item_is_quarantined_findable_and_makes_the_exit_code_1(
+    run, segue, workspace, tmp_path, faces
+):
+    """A damaged source stays on its old version with its reason; --retry takes it up again."""
+    copy = shutil.copytree(faces / "images" / "drawn0009", tmp_path / "copy")
+    run("gallery", "enroll", "people", copy)
+    broken = min(copy.iterdir())
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100])
+    run("migrate", "start", "people", "--to", "faces/2")
+    assert run("migrate", "run", "people", "--json", code=1)["failed"] == 1
+    assert sum(run("migrate", "status", "people", "--json")["quarantined"].values()) == 1
+    assert run("gallery", "stats", "people", "--json")["items"] == 12
+    assert segue("-w", workspace, "migrate", "run", "people").code == 1
+    broken.write_bytes(content)
+    assert run("migrate", "run", "people", "--retry", "--json")["left"] == 0
+
+
+def test_the_files_of_a_gallery_are_plain_parquet(run):
+    """Any reader opens the files and finds one row for each item, version and output."""
+    run("migrate", "start", "people", "--to", "faces/2")
+    run("migrate", "run", "people", "--limit", 5)
+    files = run("gallery", "files", "people", "--json")
+    by_duckdb = duckdb.sql(
+        f"select version, output, count(*), count(distinct item_id) from read_parquet({files}) "
+        "group by all order by all"
+    ).fetchall()
+    assert by_duckdb == [("faces/1", "embedding", 8, 8), ("faces/2", "embedding", 5, 5)]
+    tables = [pq.read_table(file) for file in files]
+    keys = [
+        (row["item_id"], row["version"], row["output"]) for t in tables for row in t.to_pylist()
+    ]
+    assert len(keys) == len(set(keys)) == 13
+    vectors = np.array(tables[0]["vector"].to_pylist())
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_vectors_go_out_and_in(run, tmp_path, workspace, segue):
+    """What is exported can be imported into another gallery, as Parquet and as .npy with ids."""
+    run("gallery", "export", "people", tmp_path / "out.parquet")
+    run("gallery", "create", "again", "--version", "faces/1")
+    run("gallery", "import", "again", tmp_path / "out.parquet")
+    np.save(tmp_path / "v.npy", 3 * np.eye(2, 64, dtype=np.float32))
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    run(
+        "gallery",
+        "import",
+        "again",
+        tmp_path / "v.npy",
+        "--ids",
+        tmp_path / "ids.txt",
+        "--normalise",
+    )
+    assert run("gallery", "stats", "again", "--json")["items"] == 10
+    refused = segue("-w", workspace, "search", "again", "--vector", tmp_path / "v.npy")
+    assert refused.code == 1
+    assert "unit length" in refused.err
+    np.save(tmp_path / "v.npy", np.eye(2, 64, dtype=np.float32))
+    hits = run("search", "again", "--vector", tmp_path / "v.npy", "-k", 1, "--json")
+    assert [h["hits"][0]["item_id"] for h in hits] == ["a", "b"]
+    rows = run("gallery", "sql", "again", "select count(*) as n from live", "--json")
+    assert rows == [{"n": 10}]
+    run("gallery", "erase", "again", "a", "b", "--yes")
+    run("gallery", "compact", "again")
+    assert run("gallery", "stats", "again", "--json")["items"] == 8
