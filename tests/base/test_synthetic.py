@@ -34,5 +34,5 @@ def test_a_drawn_data_set_is_read_like_any_other(tmp_path):
     faces = read_faces(tmp_path)
     assert len(faces.people) == 20
     assert {one.part for one in faces.faces} == {"train", "validation", "calibration"}
-    assert len(faces.part("train", old_only=True).people) == 6
+    assert len(faces.part("train", old_only=True).people) == 5
     assert "no real person" in (tmp_path / "NOTICE.txt").read_text()
