@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/segue demo $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

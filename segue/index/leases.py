@@ -100,7 +100,11 @@ def acquire_lease(database: Database, gallery: str, purpose: str, seconds: float
     with database.write() as connection:
         query = sa.select(table).where(*lease._mine()).with_for_update()  # noqa: SLF001
         held = connection.execute(query).mappings().first()
-        if held is not None and held["expires_at"] > _later(0) and not _is_gone(held["holder"]):
+        if (
+            held is not None
+            and held["expires_at"] > _later(0)
+            and not holder_is_gone(held["holder"])
+        ):
             raise LockedError(_what(gallery, purpose), held["holder"])
         connection.execute(table.delete().where(*lease._mine()))  # noqa: SLF001
         connection.execute(
@@ -123,7 +127,7 @@ def _later(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
 
-def _is_gone(holder: str) -> bool:
+def holder_is_gone(holder: str) -> bool:
     """Return whether a holder was a process of this machine that does not run any more."""
     host, _, process = holder.rpartition(":")
     if host != socket.gethostname() or not process.isdecimal():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from segue import database as tables
+from segue.index.leases import holder_is_gone
 from segue.migrations.heartbeat import RUN
 from segue.migrations.left import Left, count_left
 from segue.migrations.rows import Event, Row, read_events
@@ -147,21 +146,7 @@ def live_runner(handle: Handle) -> str | None:
                 leases.c.expires_at > utc_now(),
             )
         )
-    return None if holder is None or _is_dead(str(holder)) else str(holder)
-
-
-def _is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this machine that is gone."""
-    host, _, pid = holder.rpartition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return None if holder is None or holder_is_gone(str(holder)) else str(holder)
 
 
 def _why(
