@@ -9,8 +9,10 @@ together (segments, serving version, migration state, event), they change on one
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -20,7 +22,6 @@ from segue.errors import DiskFullError, FormatError, LockedError, ReadOnlyError,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -326,6 +327,8 @@ class Database:
                     sa.select(workspace.c.value).where(workspace.c.key == "format")
                 )
         except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            if "disk I/O" in str(error):
+                raise self._disk_error() from error
             raise WorkspaceError(
                 f"{self.location} is no Segue database; restore it from a backup"
             ) from error
@@ -376,7 +379,19 @@ class Database:
                 raise ReadOnlyError(str(self.location)) from error
             if "full" in message:
                 raise DiskFullError(str(self.location)) from error
+            if "disk I/O" in message:
+                raise self._disk_error() from error
             raise
+
+    def _disk_error(self) -> WorkspaceError:
+        """Tell what SQLite calls a disk I/O error: on a full disk its files cannot be made."""
+        free = os.statvfs(Path(self.location).parent).f_bavail
+        if free == 0:
+            return DiskFullError(str(self.location))
+        return WorkspaceError(
+            f"the disk of {self.location} cannot be read or written; look at the system's log, "
+            "then run the same command again (nothing was changed)"
+        )
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

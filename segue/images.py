@@ -10,6 +10,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
+import stat
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segue.errors import DataError, ImageError, MissingPathError, PeopleError
+from segue.files import sha256_bytes
 from segue.types import PARTS, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -34,6 +37,9 @@ MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, in pixels: a small file can unpack to gigabytes."""
 
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""What is decoded, whatever a file is called: Pillow's reader of EPS starts another program."""
+
 _SHARES = (("train", 0.55), ("validation", 0.1), ("calibration", 0.1), ("test", 0.25))
 _SALT = "segue-parts-1:"
 
@@ -44,42 +50,63 @@ def decode(source: Path | bytes, size: tuple[int, int]) -> Images:
     Raises:
         ImageError: missing, too large, truncated or no image at all.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     name = source.name if isinstance(source, Path) else "given as bytes"
-    content = _read(source)
+    content = source if isinstance(source, bytes) else read_bounded(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        name, f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}"
-                    )
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-                height, width = size
-                if upright.size != (width, height):
-                    upright = upright.resize((width, height), Image.Resampling.BILINEAR)
-                return np.asarray(upright, dtype=np.uint8)
+            return _decode(content, size, name)
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
-        raise ImageError(name, "it is no image that can be decoded") from error
+        raise ImageError(name, f"it is no image of a kind read here ({_known()})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(name, f"more pixels than the limit of {MAX_PIXELS:,}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
+    except Exception as error:  # decoders raise whatever a damaged file drives them to
         raise ImageError(name, "it is truncated or damaged") from error
 
 
-def _read(source: Path | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source
+def _decode(content: bytes, size: tuple[int, int], name: str) -> Images:
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                name, f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}"
+            )
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        height, width = size
+        if upright.size != (width, height):
+            upright = upright.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(upright, dtype=np.uint8)
+
+
+def _known() -> str:
+    return ", ".join(_FORMATS)
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a regular file of at most `MAX_BYTES`.
+
+    Raises:
+        ImageError: it is missing, no regular file (a device or pipe never ends), too large, or
+            cannot be read.
+    """
     try:
-        if source.stat().st_size > MAX_BYTES:
-            raise ImageError(source.name, f"larger than {MAX_BYTES // 2**20} MiB")
-        return source.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ImageError(path.name, "it is no regular file")
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise ImageError(source.name, "the file is missing") from error
+        raise ImageError(path.name, "the file is missing") from error
     except OSError as error:
-        raise ImageError(source.name, f"it cannot be read ({error.strerror})") from error
+        raise ImageError(path.name, f"it cannot be read ({error.strerror})") from error
+    if len(content) > MAX_BYTES:
+        raise ImageError(path.name, f"larger than {MAX_BYTES // 2**20} MiB")
+    return content
 
 
 @dataclass(frozen=True)
@@ -122,11 +149,12 @@ class FaceList:
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 over relative paths, file sizes, people and parts; it holds no image."""
+        """A sha256 over relative paths, contents, people and parts; it holds no image."""
         digest = hashlib.sha256()
         for face in self.faces:
             relative = face.path.relative_to(self.root).as_posix()
-            line = (relative, str(face.path.stat().st_size), face.person, face.part, str(face.old))
+            content = sha256_bytes(read_bounded(face.path))
+            line = (relative, content, face.person, face.part, str(face.old))
             digest.update("\0".join(line).encode() + b"\n")
         return digest.hexdigest()
 

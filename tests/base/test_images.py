@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +36,7 @@ def test_an_image_is_decoded_in_the_size_asked_for(face):
 
 def test_undecodable_truncated_and_missing_images_raise_their_reason(face, tmp_path):
     """Each kind of broken image says what is wrong with it."""
-    with pytest.raises(ImageError, match="no image that can be decoded"):
+    with pytest.raises(ImageError, match="no image of a kind read here"):
         decode(b"not an image", (8, 8))
     with pytest.raises(ImageError, match="truncated or damaged"):
         decode(face[: len(face) // 2], (8, 8))
@@ -52,6 +55,36 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused():
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     with pytest.raises(ImageError, match="pixels"):
         decode(bomb, (8, 8))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "EPS", "ICO"])
+def test_only_plain_formats_are_decoded_whatever_the_name(kind, tmp_path):
+    """Formats whose readers are rarely used, or start other programs, are refused unread."""
+    path = tmp_path / "face.jpg"
+    with path.open("wb") as file:
+        Image.new("RGB", (16, 16)).save(file, kind)
+    with pytest.raises(ImageError, match="no image of a kind read here"):
+        decode(path, (8, 8))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_image_never_raises_anything_else(face, seed):
+    """Whatever bytes change, an image decodes or raises the one error."""
+    generator = np.random.default_rng(seed)
+    damaged = bytearray(face)
+    for place in generator.integers(8, len(face), 6):
+        damaged[place] = generator.integers(256)
+    with suppress(ImageError):
+        assert decode(bytes(damaged), (8, 8)).shape == (8, 8, 3)
+
+
+def test_a_source_that_is_no_regular_file_is_refused_at_once(tmp_path):
+    """A pipe, a device and a folder never hang a reader or fill the memory."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for path in (tmp_path / "pipe.jpg", tmp_path / "folder.jpg", Path("/dev/zero")):
+        with pytest.raises(ImageError, match=r"no regular file|cannot be read"):
+            decode(path, (8, 8))
 
 
 def _folder(root, face, people=40):
@@ -128,9 +161,12 @@ def test_at_most_draws_the_same_images_whoever_else_is_there(face, tmp_path):
 
 
 def test_the_fingerprint_changes_with_the_data(face, tmp_path):
-    """One more image, or another part, is another fingerprint."""
+    """One more image, or another content of the same size, is another fingerprint."""
     faces = read_faces(_folder(tmp_path, face))
     before = faces.fingerprint
     assert before == read_faces(tmp_path).fingerprint
     (tmp_path / "p00" / "more.png").write_bytes(face)
+    assert read_faces(tmp_path).fingerprint != before
+    (tmp_path / "p00" / "more.png").unlink()
+    (tmp_path / "p00" / "0.png").write_bytes(face[:-1] + b"x")
     assert read_faces(tmp_path).fingerprint != before
