@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from segue.evaluation.bootstrap import Estimate
-    from segue.evaluation.results import CompatibilityReport
     from segue.index import Gallery
     from segue.registry import Version
     from segue.train import HarmonicSettings, TrainSettings
@@ -236,6 +234,8 @@ class _Demo:
         return made
 
     def _measure(self, old: Version, new: Version) -> Compatibility:
+        from segue.evaluation.report import gate_lines
+
         self._command(
             f"evaluate compatibility --old {old.version} --new {new.version} --data {self.folder}"
         )
@@ -247,9 +247,8 @@ class _Demo:
             progress=self.progress,
         )
         self._command(f"gate --old {old.version} --new {new.version}")
-        self.say("GO" if measured.gate.go else "NO-GO")
-        for check in measured.gate.checks:
-            self.say(f"{'pass' if check.passed else 'FAIL'}  {check.sentence}")
+        for line in gate_lines(measured.gate):
+            self.say(line)
         return measured
 
     def _migrate(self, gallery: Gallery, new: Version, result: DemoResult) -> None:
@@ -327,8 +326,10 @@ def split_probes(faces: FaceList) -> tuple[FaceList, FaceList]:
 
 
 def _close(result: DemoResult, say: Callable[[str], None], *, drawn: bool) -> None:
+    from segue.evaluation.report import summarise
+
     compatibility = result.compatibility
-    say(f"\n{summary(compatibility.report)}")
+    say(f"\n{summarise(compatibility.report)}")
     say("\nSearches of the gallery while it migrated, at one threshold:")
     say(f"{'ρ':>6}  {'rank-1':>7}  {'found':>7}  {'false hits a search':>20}")
     for stop in result.stops:
@@ -342,32 +343,3 @@ def _close(result: DemoResult, say: Callable[[str], None], *, drawn: bool) -> No
         f"sqlite:///{(result.workspace / 'mlflow.db').resolve()}"
     )
     say(f"done in {result.seconds / 60:.1f} minutes")
-
-
-def summary(report: CompatibilityReport) -> str:
-    """Return the report's main rows as a table for a terminal: VAL by FAR, and rank-1."""
-    from segue.evaluation.results import metric_of
-
-    fars = [far for far in report.fars if report.row("v1").at(far).measurable]
-    wanted = ["v1", "twin", "v2", "v2 -> v1", "v1 -> v2", "bridge -> v1"]
-    rows = [report.row(name) for name in wanted if report.has(name)]
-    rows += [*report.mixed("search"), *report.mixed("stored")]
-    heads = "".join(f"{f'VAL at {far:g}':>14}" for far in fars)
-    lines = [f"{report.people} people, {report.images} images", f"{'':32}{heads}{'rank-1':>10}"]
-    for row in rows:
-        values = "".join(f"{row.at(far).val.value:14.3f}" for far in fars)
-        lines.append(f"{row.name:32}{values}{row.rank1.value:10.3f}")
-    for far in fars:
-        gain = report.gain(metric_of(far))
-        lines.append(
-            f"at FAR {far:g}: update gain {_interval(gain.update_gain, 100, ' %')}, "
-            f"tax {_interval(gain.tax, 100, ' points')}"
-        )
-    return "\n".join(lines)
-
-
-def _interval(estimate: Estimate | None, scale: float, unit: str) -> str:
-    if estimate is None:
-        return "not measurable"
-    low, value, high = (scale * x for x in (estimate.low, estimate.value, estimate.high))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]{unit}"

@@ -9,6 +9,9 @@ import click
 from segue.cli.common import emit, json_option, open_workspace, progress_bar
 from segue.errors import GateError
 
+USUAL_FAR = 1e-2
+"""A calibration that does not reach down to this is warned of."""
+
 data_option = click.option(
     "--data",
     required=True,
@@ -53,7 +56,14 @@ def verification(context: click.Context, reference: str, data: Path, as_json: bo
 @click.option("--new", required=True, help="The version to upgrade to (v2).")
 @click.option("--twin", help="The independent twin; found by itself where it was trained here.")
 @data_option
-@click.option("--part", default="validation", show_default=True, help="People to measure on.")
+@click.option(
+    "--old-vectors",
+    type=click.Path(path_type=Path),
+    help=".npz with --old's vectors of the images, if it has no model.",
+)
+@click.option(
+    "--part", default="validation", show_default=True, help="People to measure on, or test."
+)
 @click.option("--bootstrap", default=200, show_default=True, help="Resamples for the intervals.")
 @click.option("--seed", default=0, show_default=True)
 @json_option
@@ -64,6 +74,7 @@ def compatibility(
     new: str,
     twin: str | None,
     data: Path,
+    old_vectors: Path | None,
     part: str,
     bootstrap: int,
     seed: int,
@@ -76,12 +87,13 @@ def compatibility(
             new,
             data,
             twin=twin,
+            old_vectors=old_vectors,
             part=part,
             bootstrap=bootstrap,
             seed=seed,
             progress=progress,
         )
-    from segue.evaluation.report import render_markdown
+    from segue.evaluation.report import gate_lines, summarise
 
     value = {
         "report": result.report.to_json(),
@@ -91,7 +103,14 @@ def compatibility(
     emit(
         value,
         as_json,
-        lambda: f"{render_markdown(result.report, result.gate)}\nwritten to {result.folder}",
+        lambda: "\n".join(
+            [
+                summarise(result.report),
+                "",
+                *gate_lines(result.gate),
+                f"report {result.folder / 'report.md'}, pictures beside it",
+            ]
+        ),
     )
 
 
@@ -136,6 +155,12 @@ def calibrate(
             "extrapolated below"
         ),
     )
+    if value["smallest_far"] > USUAL_FAR:
+        click.echo(
+            f"segue: so few people support no FAR below {value['smallest_far']:.1e}; a threshold "
+            f"such as {USUAL_FAR:g} rests on extrapolation: calibrate on more people",
+            err=True,
+        )
 
 
 @click.command()
@@ -145,6 +170,9 @@ def calibrate(
 @click.pass_context
 def gate(context: click.Context, old: str, new: str, as_json: bool) -> None:
     """Tell whether an upgrade may serve mixed; exit 5 on NO-GO."""
+    from segue.evaluation.gate import GateResult
+    from segue.evaluation.report import gate_lines
+
     registry = open_workspace(context).registry
     old_version, new_version = registry.resolve(old).version, registry.resolve(new).version
     stored = registry.report(old_version, new_version)
@@ -154,16 +182,18 @@ def gate(context: click.Context, old: str, new: str, as_json: bool) -> None:
             f"Measure it: `segue evaluate compatibility --old {old} --new {new} --data DIR`",
         )
     checks = stored.gate["checks"]
-    lines = [f"{'pass' if c['passed'] else 'FAIL'}  {c['sentence']}" for c in checks]
     go = bool(stored.gate["go"])
     emit(
         {"go": go, "checks": checks, "report": str(stored.path)},
         as_json,
-        lambda: "\n".join(["GO" if go else "NO-GO", *lines, f"report: {stored.path}"]),
+        lambda: "\n".join(
+            [*gate_lines(GateResult.from_json(stored.gate)), f"report {stored.path}"]
+        ),
     )
     if not go:
         failed = [c["name"] for c in checks if not c["passed"]]
         raise GateError(
             failed,
-            "Migrate with `--strategy blue-green`, or override with `--force REASON`",
+            f"Take the blue-green road: `segue migrate start GALLERY --to {new} "
+            "--strategy blue-green`; or override it: `--strategy mixed --force REASON` there",
         )

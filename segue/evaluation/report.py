@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from segue.evaluation.plots import plot_mixed, plot_roc
-from segue.evaluation.results import PROTOCOLS, SEARCH, STORED, far_text
+from segue.evaluation.results import PROTOCOLS, SEARCH, STORED, far_text, metric_of
 from segue.files import write_durably
 
 if TYPE_CHECKING:
@@ -245,14 +245,16 @@ def _more_table(report: CompatibilityReport) -> str:
         "Negative flips: probes right at rank 1 under v1 and wrong here. Open-set misses: probes "
         "whose nearest mate is refused at that FAR;"
     )
+    if not fars:
+        return f"{told} no FAR is measurable here.\n\n{_table(head, rows)}"
     sizes = ", of ".join(f"{round(1 / far):,} is FAR {far_text(far)}" for far in fars)
     return f"{told} one false hit per search in a gallery of {sizes}.\n\n{_table(head, rows)}"
 
 
 def _method(report: CompatibilityReport) -> str:
     return (
-        f"{report.people} people that no model saw, {report.people_with_mates} with two images or "
-        f"more; {report.images} images, {report.genuine_pairs:,} genuine and "
+        f"{report.people} people kept out of training, {report.people_with_mates} with two images "
+        f"or more; {report.images} images, {report.genuine_pairs:,} genuine and "
         f"{report.impostor_pairs:,} impostor pairs of images. Distances are squared L2 of unit "
         "vectors. VAL at a FAR is an exact order statistic, never interpolated. *Search*: v2 "
         "probes against a gallery of which a share ρ of the items is v2; an image is not compared "
@@ -289,3 +291,50 @@ def _points(estimate: Estimate) -> str:
     # Adding 0.0 turns -0.0 into 0.0.
     value, low, high = (round(100 * x, 1) + 0.0 for x in estimate.to_json())
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def gate_lines(gate: GateResult) -> list[str]:
+    """Return the gate for a terminal: GO or NO-GO, then a line for each check.
+
+    What could not be measured is told once, apart from what failed.
+    """
+    lines = ["GO" if gate.go else "NO-GO"]
+    lines += [
+        f"{'pass' if check.passed else 'FAIL'}  {check.sentence}"
+        for check in gate.checks
+        if check.measured is not None
+    ]
+    unmeasured = [check.name for check in gate.checks if check.measured is None]
+    if unmeasured:
+        lines.append(
+            f"????  not measurable on so few people: {', '.join(unmeasured)} (100 impostor accepts "
+            "from 50 pairs of people are needed: some 130 people with a few images each)"
+        )
+    return lines
+
+
+def summarise(report: CompatibilityReport) -> str:
+    """Return the report's main rows as a table for a terminal: VAL by FAR, and rank-1."""
+    fars = [far for far in report.fars if report.row("v1").at(far).measurable]
+    wanted = ["v1", "twin", "v2", "v2 -> v1", "v1 -> v2", "bridge -> v1"]
+    rows = [report.row(name) for name in wanted if report.has(name)]
+    rows += [*report.mixed("search"), *report.mixed("stored")]
+    heads = "".join(f"{f'VAL at {far:g}':>14}" for far in fars)
+    lines = [f"{report.people} people, {report.images} images", f"{'':32}{heads}{'rank-1':>10}"]
+    for row in rows:
+        values = "".join(f"{row.at(far).val.value:14.3f}" for far in fars)
+        lines.append(f"{row.name:32}{values}{row.rank1.value:10.3f}")
+    for far in fars:
+        gain = report.gain(metric_of(far))
+        lines.append(
+            f"at FAR {far:g}: update gain {_told(gain.update_gain, 100, ' %')}, "
+            f"tax {_told(gain.tax, 100, ' points')}"
+        )
+    return "\n".join(lines)
+
+
+def _told(estimate: Estimate | None, scale: float, unit: str) -> str:
+    if estimate is None:
+        return "not measurable"
+    low, value, high = (scale * x for x in (estimate.low, estimate.value, estimate.high))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]{unit}"

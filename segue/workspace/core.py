@@ -146,12 +146,17 @@ class Workspace:
         data: Path | str,
         *,
         twin: str | None = None,
+        old_vectors: Path | None = None,
         part: str = "validation",
         bootstrap: int = 200,
         seed: int = 0,
         progress: Progress = no_progress,
     ) -> Compatibility:
-        """Measure an upgrade on people that no model saw; store edges, report and gate."""
+        """Measure an upgrade on people kept out of training; store edges, report and gate.
+
+        `old_vectors` names a file with v1's vectors of the images, for an old version that has no
+        model; its form is that of `train_harmonic`.
+        """
         from segue.workspace import measuring
 
         return measuring.compatibility(
@@ -160,6 +165,7 @@ class Workspace:
             new,
             Path(data),
             twin=twin,
+            old_vectors=old_vectors,
             part=part,
             bootstrap=bootstrap,
             seed=seed,

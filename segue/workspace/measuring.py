@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segue.errors import EvaluationError, MissingPathError, PeopleError
+from segue.errors import (
+    EvaluationError,
+    MissingPathError,
+    PeopleError,
+    UnknownNameError,
+    UnmeasuredEdgeError,
+    UsageError,
+)
 from segue.images import FaceList, decode, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, no_progress
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
     from segue.evaluation.verification import Verification
     from segue.harmonic.bridges import Bridge
     from segue.harmonic.calibration import Calibration
-    from segue.registry import Version
+    from segue.registry import Edge, Version
     from segue.types import Floats, Progress
     from segue.workspace.core import Workspace
 
@@ -31,6 +38,9 @@ IMAGES_PER_PERSON = 10
 
 EMBED_BATCH = 128
 """Images embedded at once; bounds the memory, not the result."""
+
+REPORT_PARTS = ("validation", "test")
+"""The parts that a report may be of: nobody in them is trained or calibrated on."""
 
 BRIDGES = ("procrustes", "ridge")
 """The maps that stand in the report as what untrained compatibility gives."""
@@ -91,6 +101,7 @@ def compatibility(
     data: Path,
     *,
     twin: str | None,
+    old_vectors: Path | None,
     part: str,
     bootstrap: int,
     seed: int,
@@ -103,13 +114,15 @@ def compatibility(
     registry = workspace.registry
     old_version, new_version = registry.resolve(old), registry.resolve(new)
     twin_version = registry.resolve(twin) if twin else find_twin(workspace, new_version)
-    if part == "calibration":
-        raise PeopleError("part calibration fits the calibrations; measure on another part")
+    if part not in REPORT_PARTS:
+        raise UnknownNameError("part to measure on", part, REPORT_PARTS)
     registry.tracking.connect()  # MLflow out of reach is told before anything is measured
     everyone = read_faces(data)
     chosen = (old_version, new_version, twin_version)
-    measured = _vectors(workspace, chosen, everyone.part(part), seed, progress)
-    calibrating = _vectors(workspace, chosen, everyone.part("calibration"), seed, progress)
+    measured, calibrating = (
+        _vectors(workspace, chosen, everyone.part(name), old_vectors, seed=seed, progress=progress)
+        for name in (part, "calibration")
+    )
     measured, calibrating, bridge = _with_bridge(chosen, measured, calibrating)
     report = measure_compatibility(
         measured, calibrating, bootstrap=bootstrap, seed=seed, progress=progress
@@ -145,13 +158,21 @@ def _vectors(
     workspace: Workspace,
     chosen: tuple[Version, Version, Version],
     faces: FaceList,
+    old_vectors: Path | None,
+    *,
     seed: int,
     progress: Progress,
 ) -> CompatibilityData:
     from segue.evaluation.protocols import CompatibilityData
 
     drawn = faces.at_most(IMAGES_PER_PERSON, seed)
-    old, new, twin = (embed_faces(workspace, v.version, drawn, progress) for v in chosen)
+    if old_vectors is None:
+        old = embed_faces(workspace, chosen[0].version, drawn, progress)
+    else:
+        from segue.train import old_vectors_from_file
+
+        old = {DEFAULT_OUTPUT: old_vectors_from_file(old_vectors, drawn)}
+    new, twin = (embed_faces(workspace, v.version, drawn, progress) for v in chosen[1:])
     cross = new.get(COMPATIBLE_OUTPUT, new[DEFAULT_OUTPUT])
     if cross.shape[1] != old[DEFAULT_OUTPUT].shape[1]:
         raise EvaluationError(
@@ -176,8 +197,10 @@ def _with_bridge(
 ) -> tuple[CompatibilityData, CompatibilityData, str]:
     """Add the twin mapped into v1's space by the better bridge.
 
-    Bridges are fitted on calibration people; which is the better is decided there too, by fitting
-    on one half of those people and measuring rank-1 against v1 on the other.
+    Bridges are fitted on calibration people. Which is the better is decided there, by fitting on
+    each half of those people and measuring rank-1 against v1 on the other; the calibration people
+    are mapped by the bridge of the half that they are not in, so that the calibration is of
+    vectors that the bridge was not fitted on.
     """
     from segue.evaluation.identification import rank1
     from segue.harmonic.bridges import fit_bridge
@@ -201,17 +224,22 @@ def _with_bridge(
         return bridge.apply(data.twin, version=twin.version)
 
     half = calibrating.labels % 2 == 0
-    fitting, choosing = calibrating.take(half), calibrating.take(~half)
-    scores = {}
+    mapped: dict[str, Floats] = {}
+    scores: dict[str, float] = {}
     for kind in BRIDGES:
-        mapped = apply(fit(kind, fitting), choosing)
-        distances = squared_distances(mapped, choosing.v1)
-        scores[kind] = rank1(distances, choosing.labels, choosing.labels, same_images=True)
+        mapped[kind] = np.empty_like(calibrating.v1)
+        for rows in (half, ~half):
+            mapped[kind][rows] = apply(fit(kind, calibrating.take(~rows)), calibrating.take(rows))
+        scores[kind] = rank1(
+            squared_distances(mapped[kind], calibrating.v1),
+            calibrating.labels,
+            calibrating.labels,
+            same_images=True,
+        )
     best = max(BRIDGES, key=lambda kind: scores[kind])
-    bridge = fit(best, calibrating)
     return (
-        replace(measured, bridged=apply(bridge, measured)),
-        replace(calibrating, bridged=apply(bridge, calibrating)),
+        replace(measured, bridged=apply(fit(best, calibrating), measured)),
+        replace(calibrating, bridged=mapped[best]),
         best,
     )
 
@@ -281,47 +309,73 @@ def calibrate(
     part: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure one edge on calibration people and store it."""
-    from segue.harmonic.calibration import Calibration, impostor_distances
+    """Calibrate one edge on people that nothing was trained on, and store it.
 
+    A bridge that the edge has maps the probe's vectors first.
+    """
+    from segue.harmonic.calibration import calibrate as fit
+
+    if part == "train":
+        raise UsageError("people of part train were trained on; calibrate on part calibration")
     registry = workspace.registry
     probe_version = registry.resolve(probe)
     stored_version = registry.resolve(stored) if stored else probe_version
+    known = find_edge(workspace, probe_version, stored_version)
     faces = read_faces(data).part(part).at_most(IMAGES_PER_PERSON, 0)
-    outputs = edge_outputs(probe_version, stored_version)
-    vectors = embed_faces(workspace, probe_version.version, faces, progress)[outputs[0]]
+    vectors = embed_faces(workspace, probe_version.version, faces, progress)[known.probe_output]
     against = (
         vectors
         if stored_version == probe_version
-        else embed_faces(workspace, stored_version.version, faces, progress)[outputs[1]]
+        else embed_faces(workspace, stored_version.version, faces, progress)[known.stored_output]
     )
-    distances = impostor_distances(vectors, faces.labels, against, faces.labels, same_images=True)
-    people = len(faces.people)
-    calibration = Calibration.fit(distances, people_pairs=people * (people - 1) // 2, people=people)
-    return _save_calibrated(
-        workspace, (probe_version, stored_version), outputs, calibration, f"part {part}"
-    )
+    if known.bridge is not None:
+        vectors = known.bridge.apply(vectors, version=probe_version.version)
+    calibration = fit(vectors, faces.labels, against, faces.labels, same_images=True)
+    return _save_calibrated(workspace, known, calibration, f"part {part}")
 
 
 def calibrate_from_gallery(workspace: Workspace, gallery: str, seed: int) -> dict[str, Any]:
-    """Calibrate the serving version on random pairs of different identities of a gallery."""
-    from segue.harmonic.calibration import Calibration, impostor_distances
+    """Calibrate the serving version on random pairs of different identities of a gallery.
+
+    Raises:
+        PeopleError: fewer than two identities.
+        UsageError: it is calibrated on calibration people, which is better.
+    """
+    from segue.harmonic.calibration import calibrate as fit
 
     opened = workspace.gallery(gallery)
     version = workspace.registry.resolve(opened.serving)
+    known = find_edge(workspace, version, version)
+    source = str(known.measured.get("calibrated_on", ""))
+    if known.calibration is not None and not source.startswith("gallery"):
+        raise UsageError(
+            f"{version.version} is calibrated on people kept for it, which a gallery would only "
+            "make worse; calibrate again with --data"
+        )
     vectors, identities = opened.sample_vectors(version.version, limit=2000, seed=seed)
     people = len(set(identities))
     if people < 2:
         raise PeopleError(
-            f"gallery {gallery!r} has {people} identity; calibration needs pairs of different "
+            f"gallery {gallery!r} has {people} identities; calibration needs pairs of different "
             "people: enrol more, with identities"
         )
-    labels = np.unique(np.asarray(identities), return_inverse=True)[1].astype(np.int64)
-    distances = impostor_distances(vectors, labels, vectors, labels, same_images=True)
-    calibration = Calibration.fit(distances, people_pairs=people * (people - 1) // 2, people=people)
-    outputs = (DEFAULT_OUTPUT, DEFAULT_OUTPUT)
-    source = f"gallery {gallery}"
-    return _save_calibrated(workspace, (version, version), outputs, calibration, source)
+    calibration = fit(vectors, identities, vectors, identities, same_images=True)
+    return _save_calibrated(workspace, known, calibration, f"gallery {gallery}")
+
+
+def find_edge(workspace: Workspace, probe: Version, stored: Version) -> Edge:
+    """Return the edge as it is stored, or a new one that nothing is known of yet.
+
+    Raises:
+        EvaluationError: the versions have no output of the same dimension.
+    """
+    from segue.registry import Edge
+
+    try:
+        return workspace.registry.edge(probe.version, stored.version)
+    except UnmeasuredEdgeError:
+        outputs = edge_outputs(probe, stored)
+        return Edge(probe.version, stored.version, outputs[0], outputs[1])
 
 
 def edge_outputs(probe: Version, stored: Version) -> tuple[str, str]:
@@ -343,25 +397,18 @@ def edge_outputs(probe: Version, stored: Version) -> tuple[str, str]:
 
 
 def _save_calibrated(
-    workspace: Workspace,
-    versions: tuple[Version, Version],
-    outputs: tuple[str, str],
-    calibration: Calibration,
-    source: str,
+    workspace: Workspace, known: Edge, calibration: Calibration, source: str
 ) -> dict[str, Any]:
-    measured = {
+    """Store a calibration; what else is known of the edge stays."""
+    from segue.registry.edges import write_edge
+
+    found = {
         "calibrated_on": source,
         "impostors": calibration.impostors,
         "people": calibration.people,
         "smallest_far": calibration.smallest_far,
     }
-    workspace.registry.save_edge(
-        probe=versions[0].version,
-        stored=versions[1].version,
-        probe_output=outputs[0],
-        stored_output=outputs[1],
-        calibration=calibration,
-        measured=measured,
-        report=None,
-    )
-    return {"probe": versions[0].version, "stored": versions[1].version, **measured}
+    edge = replace(known, calibration=calibration, measured={**known.measured, **found})
+    with workspace.database.write() as connection:
+        write_edge(connection, workspace.root, edge)
+    return {"probe": known.probe, "stored": known.stored, **found}

@@ -95,15 +95,17 @@ def train_harmonic(
         )
 
     lineage = {"old": old_version.version, "start": start_version.version}
-    made = _train_and_register(
-        workspace,
-        start_version.name,
-        harmonic,
-        kind="harmonic",
-        settings=asdict(settings),
-        faces=faces,
-        lineage=lineage,
-    )
+    made = _without_twin(workspace, start_version.name, lineage, asdict(settings), faces)
+    if made is None or not twin:
+        made = _train_and_register(
+            workspace,
+            start_version.name,
+            harmonic,
+            kind="harmonic",
+            settings=asdict(settings),
+            faces=faces,
+            lineage=lineage,
+        )
     if not twin:
         return made, None
     lineage = {"twin_of": made.version, "start": start_version.version}
@@ -116,6 +118,24 @@ def train_harmonic(
         faces=faces,
         lineage=lineage,
     )
+
+
+def _without_twin(
+    workspace: Workspace,
+    name: str,
+    lineage: dict[str, str],
+    settings: dict[str, Any],
+    faces: FaceList,
+) -> Version | None:
+    """Return the version that the same call made before it was killed in its twin, if any."""
+    versions = workspace.registry.list()
+    have = {version.details.get("twin_of") for version in versions}
+    wanted = {"kind": "harmonic", **lineage, "training": settings, "data": faces.fingerprint}
+    for version in versions:
+        same = all(version.details.get(key) == value for key, value in wanted.items())
+        if version.name == name and same and version.version not in have:
+            return version
+    return None
 
 
 def _old_vectors(

@@ -190,6 +190,56 @@ def test_calibrating_from_a_gallery_gives_its_searches_a_rate(upgraded, faces):
     assert vendor.serving == "faces/2"
 
 
+def test_a_report_is_never_of_people_that_were_trained_or_calibrated_on(upgraded, faces):
+    """Parts train and calibration are refused, for a report and train for a calibration."""
+    for part in ("train", "calibration"):
+        with pytest.raises(UsageError, match="part to measure on"):
+            upgraded.evaluate_compatibility("faces/1", "faces/3", faces, part=part)
+    with pytest.raises(UsageError, match="trained on"):
+        upgraded.calibrate("faces/1", faces, part="train")
+
+
+def test_calibrating_again_keeps_what_else_is_known_of_an_edge(upgraded, faces):
+    """The report and its figures stay; a gallery's pairs never replace calibration people."""
+    before = upgraded.registry.edge("faces/3", "faces/1")
+    upgraded.calibrate("faces/3", faces, stored="faces/1")
+    after = upgraded.registry.edge("faces/3", "faces/1")
+    assert after.report == before.report
+    assert after.measured["val"] == before.measured["val"]
+    assert after.calibration is not None
+    _gallery(upgraded, "worse", faces, ["drawn0001", "drawn0005"])
+    with pytest.raises(UsageError, match="kept for it"):
+        upgraded.calibrate_from_gallery("worse")
+
+
+def test_an_old_version_without_a_model_is_measured_by_its_vectors(upgraded, faces, tmp_path):
+    """A file of v1's vectors serves the report too, and gives the edges that mixed mode needs."""
+    everyone = read_faces(faces)
+    vectors = upgraded.registry.load("faces/1").embed(everyone.load((32, 32)))["embedding"]
+    paths = [face.path.relative_to(everyone.root).as_posix() for face in everyone.faces]
+    np.savez(tmp_path / "old.npz", paths=np.array(paths), vectors=vectors)
+    gone = upgraded.registry.register_vectors("gone", dimension=16)
+    measured = upgraded.evaluate_compatibility(
+        gone.version, "faces/3", faces, old_vectors=tmp_path / "old.npz", bootstrap=40
+    )
+    assert upgraded.registry.edge("faces/3", gone.version).calibration is not None
+    with_model = upgraded.registry.report("faces/1", "faces/3").read()
+    v1 = next(row for row in with_model["rows"] if row["name"] == "v1")
+    assert abs(measured.report.row("v1").rank1.value - v1["rank1"][0]) < 1e-9
+
+
+def test_a_training_killed_in_its_twin_goes_on_with_the_twin(upgraded, faces):
+    """The same call takes the version that it has made already, and trains what is missing."""
+    again = HarmonicSettings(image_size=32, head_steps=2, steps=2, threads=1, seed=9)
+    made, _ = upgraded.train_harmonic(faces, again, old="faces/1", start="faces/2", twin=False)
+    same, twin = upgraded.train_harmonic(faces, again, old="faces/1", start="faces/2")
+    assert same.version == made.version
+    assert twin is not None
+    assert twin.details["twin_of"] == made.version
+    other, _ = upgraded.train_harmonic(faces, again, old="faces/1", start="faces/2")
+    assert other.version != made.version
+
+
 def test_the_demo_runs_from_training_to_a_completed_migration(tmp_path):
     """The quick demo answers searches at every ρ on the way, and completes."""
     told: list[str] = []
