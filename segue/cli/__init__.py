@@ -6,6 +6,7 @@ group of commands is imported when one of its commands is called.
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 
@@ -78,7 +79,11 @@ def root(context: click.Context, workspace: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; errors become one sentence on stderr and their exit code."""
+    """Run one command; errors become one sentence on stderr and their exit code.
+
+    SIGTERM ends a command as Ctrl-C does: between two steps, with nothing lost.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = root.main(args=arguments, prog_name="segue", standalone_mode=False)
     except SegueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,42 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(list(header)), *(line(row) for row in cells)])
+
+
+def fields(value: Mapping[str, Any]) -> str:
+    """Lay named values out for a person, a line each; what is empty is left out.
+
+    >>> print(fields({"items_left": 3, "share": 0.27132, "runner": None, "reasons": {"gone": 2}}))
+    items left  3
+    share       0.271
+    reasons     gone 2
+    """
+    shown = {
+        name.replace("_", " "): _plain(item)
+        for name, item in value.items()
+        if item is not None and item not in ("", {}, [], ())
+    }
+    width = max((len(name) for name in shown), default=0) + 2
+    return "\n".join(f"{name:{width}}{item}" for name, item in shown.items())
+
+
+def _plain(item: Any) -> str:
+    if isinstance(item, float):
+        return f"{item:.3g}"
+    if isinstance(item, Mapping):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in item.items())
+    if isinstance(item, list | tuple):
+        return ", ".join(_plain(inner) for inner in item)
+    return str(item)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> count(1, "item"), count(2, "item")
+    ('1 item', '2 items')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def agree(what: str, *, yes: bool) -> None:

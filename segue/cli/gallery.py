@@ -10,6 +10,7 @@ import click
 
 from segue.cli.common import (
     agree,
+    count,
     emit,
     json_option,
     open_workspace,
@@ -17,6 +18,7 @@ from segue.cli.common import (
     table,
     yes_option,
 )
+from segue.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +130,7 @@ def enroll(
     failed = [{"item_id": f.item_id, "reason": f.reason} for f in result.failed]
 
     def text() -> str:
-        lines = [f"enrolled {result.enrolled} items in {name}"]
+        lines = [f"enrolled {count(result.enrolled, 'item')} in {name}"]
         lines += [f"not enrolled: {f['item_id']}: {f['reason']}" for f in failed]
         return "\n".join(lines)
 
@@ -162,7 +164,7 @@ def import_(
     rows = opened.import_file(
         file, version.version, output, ids=ids, normalise=normalise, replace=replace
     )
-    click.echo(f"imported {rows} items into {name}")
+    click.echo(f"imported {count(rows, 'item')} into {name}")
 
 
 @gallery.command()
@@ -170,15 +172,25 @@ def import_(
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--version", "reference", help="Rows of this version; each item's live row if none.")
 @click.option("--output", default="embedding", show_default=True)
+@click.option("--replace", is_flag=True, help="Write over files that are there.")
 @click.pass_context
 def export(
-    context: click.Context, name: str, file: Path, reference: str | None, output: str
+    context: click.Context,
+    name: str,
+    file: Path,
+    reference: str | None,
+    output: str,
+    replace: bool,
 ) -> None:
-    """Export vectors to FILE: .parquet, or .npy with its ids beside it."""
+    """Export vectors to FILE: .parquet, or .npy with a .csv of its ids beside it."""
     workspace = open_workspace(context)
     version = workspace.registry.resolve(reference).version if reference else None
+    written = [file, file.with_suffix(".csv")] if file.suffix == ".npy" else [file]
+    there = [path for path in written if path.exists()]
+    if there and not replace:
+        raise UsageError(f"{there[0]} is there already; choose another name, or pass --replace")
     rows = workspace.gallery(name).export(file, version=version, output=output)
-    click.echo(f"exported {rows} rows to {file}")
+    click.echo(f"exported {count(rows, 'row')} to {' and '.join(str(path) for path in written)}")
 
 
 @gallery.command()
@@ -283,7 +295,7 @@ def erase(
     agree("erasing cannot be undone", yes=yes)
     result = opened.erase(item_ids=item_ids) if item_ids else opened.erase(identity=identity)
     swept = "erased" if result.swept else "deleted, not yet swept (run the same command again)"
-    emit(asdict(result), as_json, lambda: f"{result.items} items {swept}")
+    emit(asdict(result), as_json, lambda: f"{count(result.items, 'item')} {swept}")
     return 0 if result.swept else 75
 
 
@@ -310,7 +322,7 @@ def compact(context: click.Context, name: str) -> None:
     opened = open_workspace(context).gallery(name)
     before = opened.stats().segments
     opened.compact()
-    click.echo(f"{name}: {before} segments became {opened.stats().segments}")
+    click.echo(f"{name}: {count(before, 'segment')} became {opened.stats().segments}")
 
 
 @click.command()

@@ -12,6 +12,7 @@ import click
 from segue.cli.common import (
     agree,
     emit,
+    fields,
     json_option,
     open_workspace,
     progress_bar,
@@ -165,7 +166,7 @@ def run(context: click.Context, name: str, limit: int | None, retry: bool, as_js
 def status(context: click.Context, name: str, as_json: bool) -> None:
     """Show state, progress, what a runner waits for, and quarantined items by reason."""
     value = asdict(open_workspace(context).migration(name).status())
-    emit(value, as_json, lambda: "\n".join(f"{key:16}{item}" for key, item in value.items()))
+    emit(value, as_json, lambda: fields(value))
 
 
 def _control(action: str, text: str, consent: str | None = None) -> click.Command:
@@ -179,7 +180,9 @@ def _control(action: str, text: str, consent: str | None = None) -> click.Comman
         if consent is not None:
             agree(consent, yes=yes)
         getattr(migration, action)()
-        click.echo(f"{name}: {migration.status().state}")
+        status = migration.status()
+        left = f", {status.left} items without a vector of {status.target}" if status.left else ""
+        click.echo(f"{name}: {status.state}, serving {status.serving}{left}")
 
     return yes_option(command) if consent is not None else command
 
@@ -220,12 +223,23 @@ def throttle(context: click.Context, name: str, items_per_second: float) -> None
 @click.pass_context
 def verify(context: click.Context, name: str, sample: int, as_json: bool) -> None:
     """Re-embed a sample, check files, find known items end to end; exit 6 on a mismatch."""
-    result = open_workspace(context).migration(name).verify(sample=sample)
-    emit(
-        asdict(result),
-        as_json,
-        lambda: "\n".join(f"{key:16}{item}" for key, item in asdict(result).items()),
-    )
+    migration = open_workspace(context).migration(name)
+    result = migration.verify(sample=sample)
+    status = migration.status()
+
+    def text() -> str:
+        told = (
+            f"{name}: verified; {result.compared} of {result.sample} sampled items embedded again, "
+            f"worst squared distance {result.worst:.1e}; {result.searched} found end to end"
+        )
+        lines = [told]
+        if result.left:
+            lines.append(f"{result.left} items have no vector of the new version (quarantined)")
+        served = status.serving == status.target
+        lines.append(f"next: `segue migrate {'complete' if served else 'cutover'} {name}`")
+        return "\n".join(lines)
+
+    emit(asdict(result), as_json, text)
 
 
 @migrate.command()
@@ -239,7 +253,11 @@ def complete(context: click.Context, name: str, grace: float, leave_old: bool, y
     migration = open_workspace(context).migration(name)
     agree("completing removes the old version's vectors for good", yes=yes)
     migration.complete(yes=True, grace=grace * 3600, leave_old=leave_old)
-    click.echo(f"{name}: {migration.status().state}")
+    target = migration.target
+    click.echo(
+        f"{name}: {migration.status().state}; new galleries start with what is promoted: "
+        f"`segue models promote {target} --reason WHY`"
+    )
 
 
 @migrate.command()

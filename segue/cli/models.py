@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segue.cli.common import emit, json_option, open_workspace, table
+from segue.cli.common import emit, fields, json_option, open_workspace, table
 from segue.types import Preprocessing
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def register(
         version = registry.register_vectors(name, dimension=vectors, details=details)
     click.echo(
         f"registered {version.version}, dimension {version.dimension}; "
-        f"next: `segue gallery create GALLERY --version {version.version}`"
+        f"next: `segue models promote {version.version} --reason WHY`, then "
+        f"`segue gallery create GALLERY --version {version.name}@serving`"
     )
 
 
@@ -145,12 +146,17 @@ def show(context: click.Context, reference: str, as_json: bool) -> None:
     }
 
     def text() -> str:
-        lines = [f"{key:14}{item}" for key, item in _value(version).items() if item]
-        lines += [
-            f"edge          {edge.probe} -> {edge.stored}"
-            + (" (calibrated)" if edge.calibration else "")
-            for edge in edges
-        ]
+        shown = {**_value(version), "outputs": version.outputs}
+        training = shown["details"].pop("training", {})
+        lines = [fields(shown)]
+        if training:
+            lines.append(f"training: {fields(training).replace(chr(10), '; ')}")
+        for edge in edges:
+            val = edge.measured.get("val", {})
+            rates = ", ".join(f"VAL {v:.3f} at FAR {far}" for far, v in val.items())
+            report = f", report {edge.report}" if edge.report else ""
+            calibrated = "calibrated" if edge.calibration else "not calibrated"
+            lines.append(f"edge {edge.probe} -> {edge.stored}: {calibrated}{report}; {rates}")
         return "\n".join(lines)
 
     emit(value, as_json, text)

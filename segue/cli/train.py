@@ -46,7 +46,8 @@ def base(
     workspace = open_workspace(context)
     with progress_bar() as progress:
         version = workspace.train_base(name, data, settings, old_only=old_only, progress=progress)
-    emit(_value(version), as_json, lambda: _line(version))
+    advice = f"next: `segue models promote {version.version} --reason WHY` if it is to serve"
+    emit(_value(version), as_json, lambda: f"{_line(version)}\n{advice}")
 
 
 @train.command()
@@ -107,6 +108,6 @@ def _value(version: Version) -> dict[str, Any]:
 def _line(version: Version) -> str:
     details = version.details
     return (
-        f"{version.version} ({details['kind']}): {details['images']} images of "
-        f"{details['people']} people, {details['seconds']:.0f} s"
+        f"{version.version} ({details['kind']}): trained on {details['images']} images of the "
+        f"{details['people']} people of part train, {details['seconds']:.0f} s"
     )
