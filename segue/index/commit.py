@@ -40,9 +40,12 @@ FOLD_ABOVE = 4096
 
 
 class _StaleError(Exception):
-    """Rows that may not be written (any more), found after their file was; never leaves here."""
+    """Rows that may not be written (any more), found after their file was; never leaves here.
 
-    def __init__(self, seqs: Ints) -> None:
+    `seqs` are those of each part; an item may lack one output and have another already.
+    """
+
+    def __init__(self, seqs: Sequence[Ints]) -> None:
         self.seqs = seqs
         super().__init__()
 
@@ -132,7 +135,7 @@ def publish(
     as_fresh: bool,
     refused: Callable[[sa.Connection, View, Rows], Ints] | None = None,
 ) -> int:
-    """Write rows and list them in one transaction; return how many were written.
+    """Write rows and list them in one transaction; return of how many items any were written.
 
     Args:
         shelf: the gallery.
@@ -149,8 +152,8 @@ def publish(
                 done = _list(shelf, left, written, finish, refused)
             except _StaleError as error:
                 _unlink_all(shelf, written)
-                left = [part.without(error.seqs) for part in left]
-                left = [part for part in left if len(part)]
+                kept = zip(left, error.seqs, strict=True)
+                left = [part for part in (part.without(seqs) for part, seqs in kept) if len(part)]
                 continue
             except BaseException:
                 _unlink_unlisted(shelf, written)
@@ -174,7 +177,7 @@ def _list(
         if refused is not None:
             stale = [refused(connection, view, part) for part in parts]
             if written and any(len(seqs) for seqs in stale):
-                raise _StaleError(np.unique(np.concatenate(stale)))
+                raise _StaleError(stale)
             parts = [part.without(seqs) for part, seqs in zip(parts, stale, strict=True)]
         finish(connection, view)
         if written:
@@ -182,7 +185,7 @@ def _list(
         else:
             catalog.insert_fresh(connection, shelf.name, parts)
         catalog.bump(connection, row)
-    return sum(len(part) for part in parts)
+    return len(np.unique(np.concatenate([part.seqs for part in parts]))) if parts else 0
 
 
 def _write_all(shelf: Shelf, parts: Sequence[Rows]) -> list[Segment]:
@@ -243,7 +246,7 @@ def _swap_fresh(
         row = catalog.read_gallery(connection, shelf.name, lock=True)
         for key, rows in fresh.items():
             if catalog.delete_fresh(connection, shelf.name, rows.seqs, key) != len(rows):
-                raise _StaleError(rows.seqs)
+                raise _StaleError([rows.seqs])
         if written:
             catalog.insert_segments(connection, shelf.name, written)
             catalog.bump(connection, row)

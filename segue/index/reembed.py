@@ -147,9 +147,10 @@ def commit_batch(
     *,
     as_fresh: bool,
 ) -> int:
-    """Commit a re-embedded batch; return how many items were written.
+    """Commit a re-embedded batch; return how many items any row was written of.
 
-    Items erased or replaced meanwhile, or written by another worker, are left out.
+    Items erased or replaced meanwhile are left out, and each output that an item has already: of
+    an earlier batch that needed fewer, or written by another worker.
 
     Raises:
         LockedError: the lease is somebody else's now; nothing was changed.
@@ -168,5 +169,4 @@ def commit_batch(
         if also is not None:
             also(connection)
 
-    written = publish(shelf, parts, finish, as_fresh=as_fresh, refused=refused)
-    return written // max(len(parts), 1)
+    return publish(shelf, parts, finish, as_fresh=as_fresh, refused=refused)

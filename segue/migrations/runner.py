@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from segue.errors import (
     ItemsLeftError,
     LockedError,
+    MigrationError,
     RegistryError,
     SegueError,
     TransitionError,
@@ -35,6 +36,7 @@ from segue.migrations.rows import (
     read_row,
     update,
 )
+from segue.migrations.stall import Stall
 from segue.migrations.states import SETTLED, commands
 from segue.types import no_progress
 
@@ -104,6 +106,7 @@ class Runner:
     migrated: int = 0
     failed: int = 0
     total: int = 0
+    stall: Stall = field(default_factory=Stall)
 
     def run(self) -> RunResult:
         """Work until nothing is left to try, or the migration is stopped; see `Migration.run`."""
@@ -197,13 +200,16 @@ class Runner:
     def _commit(self, batch: Reembedded, lease: Lease) -> None:
         """Commit a batch's vectors and its quarantine together."""
         also = partial(self._note, batch)
+        written = 0
         if batch.items:
-            self.migrated += self.handle.gallery.commit_reembedded(batch, lease=lease, also=also)
+            written = self.handle.gallery.commit_reembedded(batch, lease=lease, also=also)
         else:
             with self.handle.database.write() as connection:
                 lease.check(connection)
                 also(connection)
+        self.migrated += written
         self.failed += len(batch.failed)
+        self.stall.note(batch.items, written + len(batch.failed))
 
     def _note(self, batch: Reembedded, connection: sa.Connection) -> None:
         row = read_row(connection, self.handle.number, lock=True)
@@ -240,7 +246,7 @@ class Runner:
 
     def _fail(self, error: Exception) -> None:
         """Let the migration say that it failed; the reason names no path or item of a gallery."""
-        told = isinstance(error, RegistryError | WorkspaceError)
+        told = isinstance(error, MigrationError | RegistryError | WorkspaceError)
         reason = f"{type(error).__name__}: {error}" if told else type(error).__name__
         with suppress(SegueError), self.handle.database.write() as connection:
             row = read_row(connection, self.handle.number, lock=True)

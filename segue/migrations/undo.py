@@ -10,6 +10,7 @@ from segue.migrations.heartbeat import UNDO, beating, held
 from segue.migrations.left import ATTEMPTS, read_generation
 from segue.migrations.rows import Row, advance, preference_before, read_row, release
 from segue.migrations.serving import comparable, has_edge, serve
+from segue.migrations.stall import Stall
 from segue.migrations.states import commands, transition
 from segue.types import no_progress
 
@@ -75,15 +76,19 @@ def _fill_once(
     handle: Handle, row: Row, lease: Lease, embedder: Embedder, progress: Progress
 ) -> None:
     failed: dict[int, str] = {}
+    stall = Stall()
     done = 0
     while items := handle.gallery.pending(
         row.source, order="oldest", limit=row.batch, skip=set(failed)
     ):
         with beating(lease):
             batch = handle.gallery.reembed(items, embedder)
+        written = 0
         if batch.items:
             also = partial(_still_reverting, row)
-            done += handle.gallery.commit_reembedded(batch, lease=lease, also=also)
+            written = handle.gallery.commit_reembedded(batch, lease=lease, also=also)
+        stall.note(batch.items, written + len(batch.failed))
+        done += written
         failed.update(batch.failed)
         progress(done, None, f"items given a vector of {row.source}")
     if failed:

@@ -167,6 +167,33 @@ def test_a_batch_is_written_once_and_only_for_items_that_exist(world, monkeypatc
     assert gallery.check() == []
 
 
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_an_output_that_became_necessary_is_added(world, monkeypatch, limit):
+    """Items that have one output get the other, are counted once each, and keep the first."""
+    monkeypatch.setattr("segue.index.gallery.FRESH_BELOW", limit)
+    world.register("wide/1", {"embedding": 16, "compatible": D})
+    gallery = world.create()
+    gallery.enroll_vectors(new_items(["a", "b", "c"]), "faces/1", {"embedding": unit(3)})
+    items = gallery.pending("wide/1", limit=3)
+    world.write(gallery, "wide/1", items[:2], unit(2, 16))
+    before = gallery.item("a")[1]
+    world.edge("faces/1", "wide/1", stored_output="compatible")
+    both = {"embedding": unit(3, 16, seed=5), "compatible": unit(3)}
+    assert world.write(gallery, "wide/1", items, both) == 3
+    assert gallery.count_pending("wide/1") == 0
+    assert world.write(gallery, "wide/1", items, both) == 0
+    assert gallery.stats().rows == {
+        ("faces/1", "embedding"): 3,
+        ("wide/1", "embedding"): 3,
+        ("wide/1", "compatible"): 3,
+    }
+    kept = next(
+        row for row in gallery.item("a") if row.output == "embedding" and len(row.vector) > D
+    )
+    assert (kept.vector == before.vector).all()
+    assert gallery.check() == []
+
+
 def test_also_and_the_batch_are_one_transaction(world):
     """What a migration writes beside a batch is rolled back with it, and the batch with it."""
     gallery = world.create()

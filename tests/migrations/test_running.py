@@ -7,11 +7,17 @@ import sys
 
 import numpy as np
 import pytest
-from migration_world import GO, NEW, OLD, FakeEmbedder, World
+from migration_world import CALIBRATION, GO, NEW, OLD, WIDTH, FakeEmbedder, World
 
 from segue import database as tables
-from segue.errors import ItemsLeftError, LockedError, TransitionError, UsageError
-from segue.index import acquire_lease
+from segue.errors import (
+    ItemsLeftError,
+    LockedError,
+    MigrationError,
+    TransitionError,
+    UsageError,
+)
+from segue.index import Reembedded, acquire_lease
 
 
 def test_a_run_migrates_everything(ready):
@@ -283,6 +289,50 @@ def test_new_items_of_the_new_version_are_not_left(ready):
     migration = ready.start()
     ready.enroll(3)
     assert migration.status().left == 10
+    assert migration.run(ready.new).migrated == 10
+
+
+@pytest.mark.parametrize("fresh_below", [0, 1000])
+def test_an_output_that_becomes_necessary_half_way(world, monkeypatch, fresh_below):
+    """An edge measured during a migration that names another output makes the run add it."""
+
+    class TwoHeads(FakeEmbedder):
+        def embed(self, images):
+            vectors = super().embed(images)["embedding"]
+            return {"embedding": vectors, "compatible": vectors[:, ::-1]}
+
+    monkeypatch.setattr("segue.index.gallery.FRESH_BELOW", fresh_below)
+    new = TwoHeads(NEW)
+    new.outputs = {"embedding": WIDTH, "compatible": WIDTH}
+    with world.database.write() as connection:
+        connection.execute(tables.versions.update().values(outputs=dict(new.outputs)))
+    world.enroll_by_old_server(6)
+    migration = world.start()
+    assert migration.run(new, limit=4).migrated == 4
+    world.registry.save_edge(
+        probe=OLD, stored=NEW, stored_output="compatible", calibration=CALIBRATION
+    )
+    result = migration.run(new)
+    assert (result.migrated, result.left, result.state) == (6, 0, "caught_up")
+    rows = world.gallery.stats().rows
+    assert (rows[NEW, "embedding"], rows[NEW, "compatible"]) == (6, 6)
+    assert world.gallery.check() == []
+
+
+def test_a_run_in_circles_ends(ready, monkeypatch):
+    """If twice in a row nothing of a batch is stored, the run fails and does not go on for ever."""
+    migration = ready.start()
+    commit = ready.gallery.commit_reembedded
+
+    def lose(batch, **more):
+        return commit(Reembedded(batch.version, (), {}, ()), **more)
+
+    monkeypatch.setattr(ready.gallery, "commit_reembedded", lose)
+    with pytest.raises(MigrationError, match="nothing of them was stored"):
+        migration.run(ready.new)
+    assert len(ready.new.calls) == 2
+    assert migration.state == "failed"
+    monkeypatch.undo()
     assert migration.run(ready.new).migrated == 10
 
 
