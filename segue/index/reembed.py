@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -10,7 +11,7 @@ import numpy as np
 
 from segue.errors import ImageError, UsageError, VectorError
 from segue.files import sha256_bytes
-from segue.images import MAX_BYTES, decode
+from segue.images import decode, read_bounded
 from segue.index import catalog
 from segue.index.commit import publish
 from segue.index.items import Reembedded
@@ -37,8 +38,8 @@ def read_source(source: str | None) -> bytes:
     """Read the file that an item's `source` names: a path or a `file://` URI.
 
     Raises:
-        ImageError: there is none, it cannot be read, or it is larger than `images.MAX_BYTES`; the
-            reason holds no path.
+        ImageError: there is none, it is no regular file, cannot be read, or is larger than
+            `images.MAX_BYTES`; the reason holds no path.
     """
     if not source:
         raise ImageError("of an item", "the item has no source")
@@ -46,27 +47,29 @@ def read_source(source: str | None) -> bytes:
     if path is None:
         raise ImageError("of an item", "its source is no file; only paths and file:// can be read")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError("of an item", f"larger than {MAX_BYTES // 2**20} MiB")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError("of an item", "the source file is missing") from error
-    except OSError as error:
-        raise ImageError("of an item", f"cannot be read ({error.strerror})") from error
+        return read_bounded(path)
+    except ImageError as error:
+        raise ImageError("of an item", error.reason) from error
 
 
 def source_path(source: str) -> Path | None:
-    """Return the path that a source names, or None if it is another kind of URI.
+    """Return the path that a source names, or None if it is another kind of URI, or no path.
 
     >>> source_path("file:///faces/a%20b.jpg")
     PosixPath('/faces/a b.jpg')
     >>> source_path("s3://bucket/a.jpg") is None
     True
     """
-    if "://" not in source:
-        return Path(source)
-    parts = urlsplit(source)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    name = source
+    if "://" in source:
+        try:
+            parts = urlsplit(source)
+        except ValueError:
+            return None
+        if parts.scheme != "file":
+            return None
+        name = unquote(parts.path)
+    return None if "\0" in name else Path(name)
 
 
 def reembed_items(
@@ -124,8 +127,7 @@ def embed_images(
     if not images:
         empty = {o: np.empty((0, embedder.outputs[o]), dtype=np.float32) for o in outputs}
         return empty, np.empty(0, dtype=np.bool_)
-    found = embedder.embed(np.stack(images))
-    good = np.ones(len(images), dtype=np.bool_)
+    found, good = _embed_all(embedder, images, outputs)
     for output in outputs:
         array = found[output]
         if array.shape != (len(images), embedder.outputs[output]):
@@ -137,6 +139,29 @@ def embed_images(
         array = np.asarray(found[output][good], dtype=np.float32)
         vectors[output] = array / np.linalg.norm(array, axis=1, keepdims=True)
     return vectors, good
+
+
+def _embed_all(
+    embedder: Embedder, images: Sequence[Images], outputs: Sequence[str]
+) -> tuple[dict[str, Floats], Bools]:
+    """Embed images, one by one if the embedder refuses them together: one may be at fault.
+
+    Returns:
+        By output a row for every image, and which images were not refused.
+    """
+    good = np.ones(len(images), dtype=np.bool_)
+    with suppress(VectorError):
+        return dict(embedder.embed(np.stack(images))), good
+    found = {o: np.full((len(images), embedder.outputs[o]), np.nan, np.float32) for o in outputs}
+    for place, image in enumerate(images):
+        try:
+            alone = embedder.embed(image[None])
+        except VectorError:
+            good[place] = False
+            continue
+        for output in outputs:
+            found[output][place] = alone[output][0]
+    return found, good
 
 
 def commit_batch(

@@ -15,6 +15,7 @@ from segue.errors import (
     UnknownNameError,
     UnknownVersionError,
     UsageError,
+    VectorError,
 )
 from segue.index import NewItem, Reembedded, StoredItem, acquire_lease
 
@@ -121,6 +122,50 @@ def test_items_that_fail_say_why_without_saying_who(pictured):
     assert sorted(seq for seq, _ in unchecked.failed) == [0, 2]
     everything = gallery.reembed(items[:1], DrawnEmbedder("faces/2"))
     assert everything.items == ()
+
+
+def test_a_source_that_is_no_file_fails_and_never_hangs(pictured):
+    """Devices, pipes, folders and sources that are no path are failures of their item alone."""
+    gallery, folder = pictured
+    os.mkfifo(folder / "pipe.png")
+    sources = [
+        "/dev/zero",
+        str(folder / "pipe.png"),
+        str(folder),
+        "a\0b",
+        "file://[",
+        "file:///%00",
+    ]
+    items = [StoredItem(n, f"i{n}", None, source, None) for n, source in enumerate(sources)]
+    batch = gallery.reembed(items, DrawnEmbedder("faces/2"))
+    assert [seq for seq, _ in batch.failed] == list(range(6))
+    assert {reason for _, reason in batch.failed[:2]} == {"it is no regular file"}
+    new = [NewItem(f"new {n}", None, source) for n, source in enumerate(sources)]
+    assert len(gallery.enroll(new, [DrawnEmbedder("faces/1")]).failed) == 6
+    assert gallery.count_items() == 6
+
+
+def test_an_image_that_the_model_refuses_fails_alone(pictured):
+    """When the embedder refuses a batch for one image, only that item is put aside."""
+    gallery, folder = pictured
+    from segue.images import decode
+
+    sick = decode(folder / "4.png", (8, 8))
+
+    class Strict(DrawnEmbedder):
+        def embed(self, images):
+            if any((image == sick).all() for image in images):
+                raise VectorError("a vector with NaN")
+            return super().embed(images)
+
+    batch = gallery.reembed(gallery.pending("faces/2", limit=6), Strict("faces/2"))
+    assert [seq for seq, _ in batch.failed] == [4]
+    assert seqs(batch.items) == [0, 1, 2, 3, 5]
+    expected = DrawnEmbedder("faces/2").embed(decode(folder / "5.png", (8, 8))[None])["embedding"]
+    np.testing.assert_allclose(batch.vectors["embedding"][-1:], expected, atol=1e-6)
+    again = [NewItem(f"new {n}", None, str(folder / f"{n}.png")) for n in range(6)]
+    done = gallery.enroll(again, [Strict("faces/1")])
+    assert (done.enrolled, [x.item_id for x in done.failed]) == (5, ["new 4"])
 
 
 def test_an_embedder_without_a_needed_output_is_refused(world, pictured):
