@@ -8,11 +8,12 @@ target still holds, so that what was erased since stays erased, and no `seq` is 
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
 
 from segue.errors import (
     DataError,
@@ -23,17 +24,26 @@ from segue.errors import (
     UsageError,
     WorkspaceError,
 )
-from segue.files import fsync_directory, fsync_file, sha256_file, translated, write_durably
+from segue.files import sha256_file, translated, write_durably
 from segue.index import catalog
 from segue.index.erase import sweep
 from segue.index.orphans import remove_orphans
-from segue.index.restore_rows import carry_over
+from segue.index.restore_check import check_catalog
+from segue.index.restore_files import (
+    beside,
+    check_files,
+    copy_file,
+    copy_sqlite,
+    left_to_copy,
+    put_in_place,
+)
+from segue.index.restore_rows import refuse_if_in_use, replace_rows
 from segue.index.shelf import Shelf
 from segue.index.staging import sweeping, writing
 from segue.types import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from segue.database import Database
 
@@ -63,14 +73,14 @@ def backup(database: Database, root: Path, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for name in _names(database):
             held.enter_context(writing(root / _GALLERIES / name))
-        _copy_sqlite(source, target / source.name)
+        copy_sqlite(source, target / source.name)
         for path in _listed_files(target / source.name):
-            _copy_file(root / path, target / path)
+            copy_file(root / path, target / path)
         for path in _other_files(root, source):
             if path.suffix == ".db":
-                _copy_sqlite(root / path, target / path)
+                copy_sqlite(root / path, target / path)
             else:
-                _copy_file(root / path, target / path)
+                copy_file(root / path, target / path)
         _write_manifest(target, source.name)
 
 
@@ -78,12 +88,16 @@ def restore(source: Path, database: Database, root: Path) -> None:
     """Put a backup in the place of what a workspace holds.
 
     What was erased since the backup stays erased. Files that the backup does not know are left
-    alone, except for those of galleries, which are removed.
+    alone, except for those of galleries, which are removed. Everything is checked and copied beside
+    its place first; then the catalog's write lock is held until files and catalog are replaced, so
+    that no other process commits in between.
 
     Raises:
         MissingPathError, DataError: no whole backup there.
         TamperedError: a file of it is not what was backed up; nothing was changed.
         FormatError: a newer Segue wrote it.
+        WorkspaceError: it names files outside the workspace, or it is of another workspace and
+            would overwrite segments of this one; nothing was changed.
         LockedError: the workspace is in use; nothing was changed.
     """
     live = _sqlite_path(database)
@@ -95,24 +109,42 @@ def restore(source: Path, database: Database, root: Path) -> None:
             raise TamperedError(source / path, sha256, found)
     with translated(root), ExitStack() as held:
         root.mkdir(parents=True, exist_ok=True)
-        names = {*_names(database), *_names_in(source / name)}
+        held.enter_context(sweeping(root / _GALLERIES))  # one restore at a time
+        prepared = held.enter_context(beside(source / name, root / live.name))
+        incoming = check_catalog(prepared, source / name)
+        files = {path: sha for path, sha in manifest["files"].items() if path != name}
+        check_files(source, files, incoming, live)
+        names = {*_names(database), *incoming.galleries}
         for gallery in sorted(names):
             held.enter_context(sweeping(root / _GALLERIES / gallery))
-        for path in manifest["files"]:
-            if path != name:
-                _copy_file(source / path, root / path)
-        prepared = root / f".{live.name}.restored"
-        prepared.unlink(missing_ok=True)
-        try:
-            _copy_sqlite(source / name, prepared)
-            carry_over(prepared, database)
-            _replace_database(prepared, database)
-        finally:
-            prepared.unlink(missing_ok=True)
+        wanted = left_to_copy(database, root, files)
+        staged = [(held.enter_context(beside(source / x, root / x)), root / x) for x in wanted]
+        _replace(database, names, prepared, staged)
         for gallery in sorted(names):
             remove_orphans(Shelf(database, root, gallery))
     for gallery in _names(database):
         sweep(Shelf(database, root, gallery))
+
+
+def _replace(
+    database: Database, names: set[str], prepared: Path, staged: Sequence[tuple[Path, Path]]
+) -> None:
+    if not _has_tables(database):
+        database.create()
+    try:
+        with database.write() as connection:
+            refuse_if_in_use(connection)
+            if not names.issuperset(catalog.list_names(connection)):
+                raise LockedError("the workspace", "a process that just made a gallery")
+            replace_rows(connection, prepared)
+            put_in_place(staged)  # after all else that can fail, and before the commit
+    except (sqlite3.IntegrityError, sa.exc.IntegrityError) as error:
+        raise WorkspaceError(f"the backup's catalog contradicts itself ({error})") from error
+    except (sqlite3.DatabaseError, sa.exc.DatabaseError) as error:
+        raise WorkspaceError(
+            f"{database.location} is damaged and cannot be replaced ({error}); move it away and "
+            "restore again (what was erased since the backup is then to be erased again)"
+        ) from error
 
 
 def _sqlite_path(database: Database) -> Path:
@@ -124,18 +156,15 @@ def _sqlite_path(database: Database) -> Path:
     return Path(str(database.engine.url.database))
 
 
-def _names(database: Database) -> list[str]:
-    import sqlalchemy as sa
+def _has_tables(database: Database) -> bool:
+    return sa.inspect(database.engine).has_table("galleries")
 
-    if not sa.inspect(database.engine).has_table("galleries"):
+
+def _names(database: Database) -> list[str]:
+    if not _has_tables(database):
         return []
     with database.read() as connection:
         return catalog.list_names(connection)
-
-
-def _names_in(path: Path) -> list[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return [str(row[0]) for row in connection.execute("SELECT gallery FROM galleries")]
 
 
 def _listed_files(path: Path) -> Iterator[Path]:
@@ -155,26 +184,6 @@ def _other_files(root: Path, database: Path) -> Iterator[Path]:
         beside = path.name.endswith((".db-wal", ".db-shm", ".db-journal"))
         if path.is_file() and not path.is_symlink() and not (own or hidden or beside):
             yield relative
-
-
-def _copy_sqlite(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
-        old.backup(new)
-    fsync_file(target)
-    fsync_directory(target.parent)
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.staged")
-    try:
-        shutil.copyfile(source, temporary)
-        fsync_file(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(target.parent)
 
 
 def _write_manifest(target: Path, database: str) -> None:
@@ -206,18 +215,3 @@ def _read_manifest(source: Path) -> dict[str, Any]:
         if not (source / relative).is_file():
             raise MissingPathError(source / relative, "file of the backup")
     return value
-
-
-def _replace_database(prepared: Path, database: Database) -> None:
-    """Copy a prepared catalog over the live one, in one SQLite transaction."""
-    connection = database.engine.raw_connection()
-    try:
-        live = connection.driver_connection
-        assert isinstance(live, sqlite3.Connection)
-        with closing(sqlite3.connect(prepared)) as new:
-            new.backup(live)
-        live.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-    except sqlite3.OperationalError as error:
-        raise LockedError(f"database {database.location}") from error
-    finally:
-        connection.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segue.errors import CorruptSegmentError
+from segue.errors import CorruptSegmentError, WorkspaceError
 from segue.files import sha256_bytes, sha256_file, staged
 from segue.index.keys import write_keys
 from segue.index.rows import Rows
@@ -36,6 +37,7 @@ COLUMNS = (
 )
 """The columns of a segment, in order."""
 
+_PLACE = re.compile(r"galleries/(?P<gallery>[^/\\\0.][^/\\\0]*)/segments/[^/\\\0.][^/\\\0]*")
 _ROW_GROUP = 16_384  # rows; small enough to read one for a few items
 
 
@@ -43,7 +45,10 @@ _ROW_GROUP = 16_384  # rows; small enough to read one for a few items
 class Segment:
     """A segment's row in the catalog; `segment` is 0 before it is committed.
 
-    Paths are relative to the workspace.
+    Paths are relative to the workspace, in a gallery's folder of segments (`check_place`).
+
+    Raises:
+        WorkspaceError: a path is elsewhere.
     """
 
     segment: int
@@ -58,6 +63,11 @@ class Segment:
     min_seq: int
     max_seq: int
 
+    def __post_init__(self) -> None:
+        """Refuse paths that no segment has, before anything is read, written or removed there."""
+        for path in (self.path, self.key_path):
+            check_place(path)
+
     @property
     def key(self) -> tuple[str, str]:
         """Version and output."""
@@ -67,6 +77,22 @@ class Segment:
 def segments_folder(root: Path, gallery: str) -> Path:
     """Return the folder of a gallery's segments and key files."""
     return root / "galleries" / gallery / "segments"
+
+
+def check_place(path: str, gallery: str | None = None) -> None:
+    """Refuse a listed path that is not of a file in the segments' folder of its gallery.
+
+    Without `gallery` it may be any gallery's.
+
+    Raises:
+        WorkspaceError: it is elsewhere.
+    """
+    found = _PLACE.fullmatch(path)
+    if found is None or gallery not in {None, found["gallery"]}:
+        raise WorkspaceError(
+            f"the catalog lists {path!r} as a segment, outside the gallery's folder; "
+            "it was tampered with: restore it from a backup that you trust"
+        )
 
 
 def write_segment(root: Path, gallery: str, rows: Rows, codec: str) -> Segment:
