@@ -270,6 +270,8 @@ def delete_fresh(
 
 # --- tombstones -----------------------------------------------------------------------------
 
+_ERASE = "erase"
+
 
 def insert_tombstones(connection: sa.Connection, name: str, seqs: Iterable[int], why: str) -> None:
     """Write tombstones: from this commit on, never served and never written again."""
@@ -300,12 +302,31 @@ def tombstoned(connection: sa.Connection, name: str, seqs: Iterable[int]) -> Int
     return np.array(sorted(found), dtype=np.int64)
 
 
+def mark_erasing(connection: sa.Connection, name: str, marks: Mapping[int, str]) -> None:
+    """Note beside tombstones by `seq` what an erasure was asked for, until they are swept."""
+    table = tables.tombstones
+    query = table.update().where(table.c.gallery == name, table.c.seq == sa.bindparam("one"))
+    values = [{"one": seq, "mark": f"{_ERASE} {mark}"} for seq, mark in marks.items()]
+    if values:
+        connection.execute(query.values(why=sa.bindparam("mark")), values)
+
+
+def read_erasing(connection: sa.Connection, name: str) -> list[str]:
+    """Return what `mark_erasing` noted of tombstones that are not swept yet."""
+    table = tables.tombstones
+    query = sa.select(table.c.why).where(
+        table.c.gallery == name, table.c.swept.is_(False), table.c.why.startswith(f"{_ERASE} ")
+    )
+    return [why.removeprefix(f"{_ERASE} ") for why in connection.scalars(query)]
+
+
 def mark_swept(connection: sa.Connection, name: str, seqs: Iterable[int]) -> None:
     """Note that no file or row holds these any more."""
     table = tables.tombstones
+    why = sa.case((table.c.why.startswith(f"{_ERASE} "), _ERASE), else_=table.c.why)
     for chunk in chunks(list(seqs)):
         query = table.update().where(table.c.gallery == name, table.c.seq.in_(chunk))
-        connection.execute(query.values(swept=True))
+        connection.execute(query.values(swept=True, why=why))
 
 
 # --- touched --------------------------------------------------------------------------------

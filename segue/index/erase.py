@@ -16,6 +16,7 @@ from segue.index import catalog
 from segue.index.commit import bury
 from segue.index.index_files import forget_indexes, overwrite_and_unlink
 from segue.index.items import Erasure
+from segue.index.keys import hash_ids
 from segue.index.orphans import remove_orphans
 from segue.index.segments import unlink_segment, write_segment
 from segue.index.staging import WAIT_SECONDS, sweeping
@@ -43,7 +44,8 @@ def erase_items(
     Asking again for what is erased but not yet swept finishes the sweep.
 
     Raises:
-        UnknownItemError: an item is not in the gallery; nothing was changed.
+        UnknownItemError: an item or identity is not in the gallery, nor erased and not yet swept;
+            nothing was changed.
         UsageError: neither ids nor an identity, or both.
     """
     if bool(item_ids) == (identity is not None):
@@ -51,27 +53,40 @@ def erase_items(
     ids = list(dict.fromkeys(item_ids))
     with shelf.database.write() as connection:
         row = catalog.read_gallery(connection, shelf.name, lock=True)
-        seqs = _find(connection, shelf, ids, identity)
+        found = _find(connection, shelf, ids, identity)
+        seqs = list(found)
         bury(connection, shelf.name, seqs, "erase")
+        catalog.mark_erasing(connection, shelf.name, found)
         catalog.bump(connection, row, erased=bool(seqs))
     return Erasure(len(seqs), swept=sweep(shelf, wait))
 
 
 def _find(
     connection: sa.Connection, shelf: Shelf, ids: Sequence[str], identity: str | None
-) -> list[int]:
+) -> dict[int, str]:
+    """Return the `seq` to erase, each with the mark that knows its item until it is swept."""
     view = shelf.view_in(connection)
     if identity is not None:
         found = [int(seq) for seq in view.find_identity(identity)]
-        if not found and not len(view.snapshot.dead):
-            raise UnknownItemError(identity, shelf.name)
-        return found
-    known = view.find(ids)
-    missing = [item_id for item_id in ids if item_id not in known]
-    # What is missing may be what an earlier erasure could not yet sweep.
-    if missing and not len(view.snapshot.dead):
-        raise UnknownItemError(missing[0], shelf.name)
-    return [known[item_id] for item_id in ids if item_id in known]
+        missing = [] if found else [identity]
+    else:
+        known = view.find(ids)
+        found = [known[item_id] for item_id in ids if item_id in known]
+        missing = [item_id for item_id in ids if item_id not in known]
+    if missing:  # unless it is what an earlier erasure could not yet sweep
+        place = 0 if identity is None else 1
+        marks = catalog.read_erasing(connection, shelf.name)
+        erasing = {mark.split(" ")[place] for mark in marks}
+        for name in missing:
+            if _hash(name) not in erasing:
+                raise UnknownItemError(name, shelf.name)
+    items = view.items(found)
+    return {seq: f"{_hash(items[seq].item_id)} {_hash(items[seq].identity)}" for seq in found}
+
+
+def _hash(name: str | None) -> str:
+    """Return what stands for an id or identity in the tombstone of an item not yet swept."""
+    return "-" if name is None else f"{int(hash_ids([name])[0]):016x}"
 
 
 def sweep(shelf: Shelf, wait: float = WAIT_SECONDS) -> bool:
@@ -93,9 +108,17 @@ def sweep(shelf: Shelf, wait: float = WAIT_SECONDS) -> bool:
                 catalog.mark_swept(connection, shelf.name, dead.tolist())
                 row = catalog.read_gallery(connection, shelf.name, lock=True)
                 catalog.bump(connection, row)
+            _write_back(shelf)
     except LockedError:
         return False
     return True
+
+
+def _write_back(shelf: Shelf) -> None:
+    """Have SQLite overwrite what stood for the items in their tombstones, as far as it can."""
+    if shelf.database.is_sqlite:
+        with shelf.database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").close()
 
 
 def _rewrite_without(shelf: Shelf, dead: Ints) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from gallery_world import D, ids, new_items, probe, unit
 
 from segue.errors import LockedError, UnknownItemError, UsageError
-from segue.index import Reembedded, acquire_lease
+from segue.index import Erasure, Reembedded, acquire_lease
 from segue.index.index_files import save_index
+from segue.index.keys import hash_ids
 from segue.index.staging import writing
 
 SECRET, PERSON = "item-to-be-forgotten", "person-to-be-forgotten"
@@ -65,6 +67,40 @@ def test_an_unknown_item_erases_nothing(world):
     with pytest.raises(UnknownItemError):
         gallery.erase(["a", "nobody"])
     assert gallery.count_items() == 6
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("blocked_by", ["reader", "writer"])
+def test_only_what_is_not_yet_swept_can_be_erased_again(world, fresh, blocked_by):
+    """While a sweep waits, a typo is still refused whole, and the same call still finishes it."""
+    gallery, _ = fill(world, fresh=fresh)
+
+    @contextmanager
+    def reading():
+        with world.database.read() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM galleries").all()
+            yield
+
+    with reading() if blocked_by == "reader" else writing(world.root / "galleries/door"):
+        assert gallery.erase([SECRET], wait=0.01).swept is False
+        assert gallery.erase(identity="q", wait=0.01) == Erasure(2, swept=False)
+        for opened in (gallery, world.open()):
+            with pytest.raises(UnknownItemError, match="'typo'"):
+                opened.erase(["a", SECRET, "typo", "other typo"], wait=0.01)
+            with pytest.raises(UnknownItemError, match="nobody"):
+                opened.erase(identity="nobody", wait=0.01)
+            with pytest.raises(UnknownItemError):
+                opened.erase(["-"], wait=0.01)
+            assert opened.erase([SECRET, "d"], wait=0.01) == Erasure(0, swept=False)
+            assert opened.erase(identity=PERSON, wait=0.01) == Erasure(0, swept=False)
+        assert gallery.count_items() == 3
+    assert gallery.erase(identity="q", wait=0.2) == Erasure(0, swept=True)
+    assert SECRET.encode() not in world.content()
+    assert f"{int(hash_ids([SECRET])[0]):016x}".encode() not in world.content()
+    for again in ({"item_ids": [SECRET]}, {"identity": "q"}):
+        with pytest.raises(UnknownItemError):
+            gallery.erase(**again)
+    assert gallery.count_items() == 3
 
 
 def test_the_last_item_leaves_no_segment(world):
