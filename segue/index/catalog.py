@@ -15,7 +15,7 @@ from segue.index.segments import Segment
 from segue.types import DEFAULT_OUTPUT, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from segue.types import Ints
 
