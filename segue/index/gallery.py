@@ -273,11 +273,11 @@ class Gallery:
             VectorError: vectors that are not of the probe's version.
             GalleryError: the threshold needs a calibration that is not there.
         """
-        hits, serving = self._searcher.search(probe, k, threshold)
+        hits, row = self._searcher.search(probe, k, threshold)
         if touch:
-            old = {hit.seq for found in hits for hit in found if hit.version != serving}
+            old = {hit.seq for found in hits for hit in found if hit.version != row.serving}
             if old:
-                self._touched.add(old)
+                self._touched.add(old, row.generation)
         return hits
 
     def verify_pair(self, a: Probe, b: Probe, threshold: Threshold | None = None) -> PairResult:

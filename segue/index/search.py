@@ -22,6 +22,7 @@ from segue.index.threshold import Limit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from segue.index.catalog import GalleryRow
     from segue.index.edges import Way, Ways
     from segue.index.items import Probe, Threshold
     from segue.index.nearest import NearestItems
@@ -63,8 +64,8 @@ class Searcher:
 
     def search(
         self, probe: Probe, k: int, threshold: Threshold | None
-    ) -> tuple[list[list[Hit]], str]:
-        """Return the k best hits of each vector, and the gallery's serving version.
+    ) -> tuple[list[list[Hit]], GalleryRow]:
+        """Return the k best hits of each vector, and the gallery as it was searched.
 
         Raises:
             UnmeasuredEdgeError: an item is live in a version without a measured edge.
@@ -74,9 +75,9 @@ class Searcher:
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least one hit")
 
-        def answer(_: View) -> tuple[list[list[Hit]], str]:
+        def answer(_: View) -> tuple[list[list[Hit]], GalleryRow]:
             question = self._prepare(probe, threshold)
-            return self._answer(question, k), question.view.row.serving
+            return self._answer(question, k), question.view.row
 
         return self._shelf.reading(answer)
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class TouchLog:
     """Collects touched items and writes them in batches from a thread of its own.
 
-    Lossy on purpose: what cannot be written is forgotten, the next search tells it again.
+    Lossy on purpose: what cannot be written is forgotten, the next search tells it again. What was
+    written is not written again while the gallery stays as it is; only its commits, each of which
+    moves its generation, take items off the list.
     """
 
     def __init__(self, shelf: Shelf) -> None:
@@ -28,11 +30,14 @@ class TouchLog:
         self._lock = threading.Lock()
         self._waiting: set[int] = set()
         self._written: set[int] = set()
+        self._generation = -1
         self._thread: threading.Thread | None = None
 
-    def add(self, seqs: Iterable[int]) -> None:
-        """Note items; returns at once."""
+    def add(self, seqs: Iterable[int], generation: int) -> None:
+        """Note items that a search found at a generation of the gallery; returns at once."""
         with self._lock:
+            if generation != self._generation:
+                self._generation, self._written = generation, set()
             self._waiting |= set(seqs) - self._written
             if self._waiting and self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="segue-touched")
@@ -52,9 +57,10 @@ class TouchLog:
                 if not batch:
                     self._thread = None
                     return
-                self._written |= batch
-            with (
-                suppress(SegueError, sa.exc.SQLAlchemyError),
-                self._shelf.database.write() as connection,
-            ):
-                catalog.insert_touched(connection, self._shelf.name, batch)
+                generation = self._generation
+            with suppress(SegueError, sa.exc.SQLAlchemyError):
+                with self._shelf.database.write() as connection:
+                    catalog.insert_touched(connection, self._shelf.name, batch)
+                with self._lock:
+                    if generation == self._generation:
+                        self._written |= batch

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import GalleryError, UnmeasuredEdgeError, UsageError, VectorError
-from segue.index import Probe, Threshold
+from segue.index import Probe, Threshold, catalog
 from segue.index.nearest import exact_distances
 
 
@@ -442,9 +442,45 @@ def test_touching_is_lossy_when_the_database_cannot_be_written(half, monkeypatch
     def locked(*_):
         raise LockedError("database")
 
-    monkeypatch.setattr("segue.index.catalog.insert_touched", locked)
-    assert gallery.search(probe("faces/2", old[38]), k=12)
+    with monkeypatch.context() as patched:
+        patched.setattr("segue.index.catalog.insert_touched", locked)
+        assert gallery.search(probe("faces/2", old[38]), k=12)
+        gallery.flush_touched()
+    hits = gallery.search(probe("faces/2", old[38]), k=12)[0]
     gallery.flush_touched()
+    touched = sorted(hit.seq for hit in hits if hit.version == "faces/1")
+    first = gallery.pending("faces/2", limit=len(touched))
+    assert sorted(item.seq for item in first) == touched
+
+
+def test_one_process_notes_old_hits_in_every_migration(half, world, monkeypatch):
+    """What was noted once is not written again at each search, and is after it left the list."""
+    gallery, old, _ = half
+    calls, real = [], catalog.insert_touched
+
+    def counted(*arguments):
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr("segue.index.catalog.insert_touched", counted)
+
+    def noted():
+        hits = gallery.search(probe("faces/2", old[38]), k=12)[0]
+        gallery.flush_touched()
+        touched = sorted(hit.seq for hit in hits if hit.version == "faces/1")
+        first = gallery.pending("faces/2", limit=len(touched))
+        return sorted(item.seq for item in first) == touched != []
+
+    assert noted()
+    assert noted()
+    assert len(calls) == 1
+    items = gallery.pending("faces/2", limit=100)
+    world.write(gallery, "faces/2", items, unit(len(items), seed=9))
+    world.serve(gallery, "faces/1", "faces/2")
+    gallery.remove_version("faces/2", keep_only_there=True)
+    world.serve(gallery, "faces/2", "faces/1")
+    assert noted()
+    assert len(calls) == 2
 
 
 _SCRIPT = """
