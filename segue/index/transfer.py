@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
+import tokenize
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from segue.arrays import normalise
 from segue.errors import DataError, MissingPathError, UsageError, VectorError
@@ -18,6 +21,8 @@ from segue.index.segments import vector_codes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from segue.index.rows import Rows
     from segue.index.snapshot import View
@@ -62,11 +67,50 @@ def normalised(imported: Imported) -> Imported:
     return Imported(imported.items, vectors)
 
 
-def _read_npy(path: Path, output: str, ids: Path | None) -> Imported:
+def read_npy(path: Path) -> NDArray[Any]:
+    """Read a .npy array of real numbers, of the shape and dtype that it has.
+
+    The header is read first: what it declares must be in the file before memory is taken for it.
+
+    Raises:
+        MissingPathError: there is no such file.
+        VectorError: no .npy file, a truncated one, or one that holds something else than numbers.
+    """
+    if not path.is_file():
+        raise MissingPathError(path, "file of vectors")
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            shape, dtype = _read_header(file)
+            needed = math.prod(shape) * dtype.itemsize
+            if min(shape, default=1) < 0 or needed > path.stat().st_size - file.tell():
+                raise VectorError(f"{path} is truncated: its header says {shape} of {dtype}")
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise VectorError(f"{path} is no .npy file of numbers: {error}") from error
+    return array
+
+
+_BAD_HEADER = (SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError)
+"""What Python's own parser, which NumPy reads headers with, raises besides a ValueError."""
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read what a .npy file declares; a ValueError if that is no array of real numbers."""
+    version = npy.read_magic(file)
+    if version not in {(1, 0), (2, 0)}:
+        raise ValueError(f"its format {version[0]}.{version[1]} is not one for numbers")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        shape, _, dtype = read(file)
+    except _BAD_HEADER as error:
+        raise ValueError("its header cannot be understood") from error
+    if dtype.kind not in "iuf":
+        raise ValueError(f"it holds {dtype}")
+    return shape, dtype
+
+
+def _read_npy(path: Path, output: str, ids: Path | None) -> Imported:
+    array = read_npy(path)
     if ids is None:
         beside = [path.with_suffix(suffix) for suffix in (".csv", ".txt")]
         ids = next((found for found in beside if found.is_file()), beside[0])

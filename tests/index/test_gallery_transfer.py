@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from gallery_world import D, new_items, unit
 
 from segue.errors import DataError, DuplicateItemError, MissingPathError, UsageError, VectorError
 from segue.index import NewItem
+from segue.index.transfer import read_npy
 
 
 @pytest.fixture
@@ -117,6 +119,19 @@ def test_a_file_of_several_outputs_brings_all_of_them(world, tmp_path):
         gallery.import_file(tmp_path / "half.parquet", "wide/1")
 
 
+def test_an_array_is_read_as_it_is(tmp_path):
+    """Shape, order and dtype of an array of numbers are kept; an empty one is read too."""
+    arrays = [unit(3), np.asfortranarray(unit(3)), np.float64([1, 2]), np.empty((0, D)), np.int8(4)]
+    for array in arrays:
+        np.save(tmp_path / "v.npy", array)
+        found = read_npy(tmp_path / "v.npy")
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
+        assert (found == array).all()
+    for path in (tmp_path, tmp_path / "none.npy"):
+        with pytest.raises(MissingPathError):
+            read_npy(path)
+
+
 def _parquet(path, **columns):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -124,7 +139,32 @@ def _parquet(path, **columns):
     pq.write_table(pa.table(columns), path)
 
 
+def _npy(shape, descr="<f4", content=b"", version=b"\x01\x00"):
+    """Write a .npy file whose header declares what it likes, and its one id."""
+
+    def write(path):
+        header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+        size = struct.pack("<H" if version[0] == 1 else "<I", len(header))
+        path.write_bytes(b"\x93NUMPY" + version + size + header + content)
+        path.with_suffix(".txt").write_text("a\n")
+
+    return write
+
+
 BAD = {
+    "huge.npy": (_npy((100_000_000_000, 128)), VectorError),
+    "overflow.npy": (_npy((2**40, 2**40)), VectorError),
+    "negative.npy": (_npy((-1, 8)), VectorError),
+    "truncated.npy": (_npy((1, 8), content=bytes(31)), VectorError),
+    "wide-header.npy": (_npy((2**35, 2**35), version=b"\x02\x00"), VectorError),
+    "later.npy": (_npy((1, 8), content=bytes(32), version=b"\x03\x00"), VectorError),
+    "words.npy": (_npy((1, 8), descr="<U1", content=bytes(32)), VectorError),
+    "complex.npy": (_npy((1, 8), descr="<c8", content=bytes(64)), VectorError),
+    "no-shape.npy": (_npy("(1, (8"), VectorError),
+    "text-shape.npy": (_npy("('x',)"), VectorError),
+    "deep.npy": (_npy("(" * 5000), VectorError),
+    "signs.npy": (_npy("-" * 9000 + "1"), VectorError),
+    "newest.npy": (lambda p: p.write_bytes(b"\x93NUMPY\x09\x00"), VectorError),
     "missing.parquet": (None, MissingPathError),
     "text.csv": (lambda p: p.write_text("x"), UsageError),
     "broken.parquet": (lambda p: p.write_bytes(b"PAR1 no"), DataError),
