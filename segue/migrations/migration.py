@@ -342,6 +342,7 @@ class Migration:
 
         Raises:
             TransitionError: the new version serves (then `revert`), or it is closed.
+            LockedError: a reader or writer was in the way; the migration stays as it was.
         """
         return undo.abort(self._handle)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -139,9 +140,21 @@ def abort(handle: Handle) -> int:
     if row.state == "running":  # so that no runner commits while rows are removed
         with handle.database.write() as connection:
             advance(connection, row.number, "pause")
-    return handle.gallery.remove_version(
-        row.target, keep_only_there=True, also=partial(_close, handle.gallery.name, row)
-    )
+    try:
+        return handle.gallery.remove_version(
+            row.target, keep_only_there=True, also=partial(_close, handle.gallery.name, row)
+        )
+    except BaseException:
+        if row.state == "running":
+            _resume(handle, row)
+        raise
+
+
+def _resume(handle: Handle, row: Row) -> None:
+    """Let a migration that only an abort had paused run again, now that the abort failed."""
+    with suppress(LockedError), handle.database.write() as connection:
+        if read_row(connection, row.number, lock=True).state == "paused":
+            advance(connection, row.number, "resume")
 
 
 def _close(gallery: str, row: Row, connection: sa.Connection) -> None:

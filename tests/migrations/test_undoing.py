@@ -174,6 +174,29 @@ def test_abort_keeps_what_only_the_new_version_has(ready):
     ready.check_found(OLD)
 
 
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_an_abort_that_finds_the_gallery_locked(world, monkeypatch, state):
+    """If the rows cannot be removed now, the migration stays as it was and can be aborted later."""
+    world.enroll(6)
+    migration = world.start()
+    migration.run(world.new, limit=4)
+    if state == "paused":
+        migration.pause()
+
+    def locked(*_, **__):
+        assert migration.state == "paused"  # no runner commits meanwhile
+        raise LockedError("gallery folder staff")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.gallery, "remove_version", locked)
+        with pytest.raises(LockedError):
+            migration.abort()
+    assert migration.state == state
+    assert len(world.vectors(NEW)) == 4
+    assert migration.abort() == 4
+    assert migration.state == "aborted"
+
+
 def test_an_abort_that_is_resumed_meanwhile(world, monkeypatch):
     """If somebody resumes while rows are being removed, nothing is removed."""
     world.enroll(4)
