@@ -40,6 +40,7 @@ from segue.index.restore_files import (
 from segue.index.restore_rows import refuse_if_in_use, replace_rows
 from segue.index.shelf import Shelf
 from segue.index.staging import sweeping, writing
+from segue.registry.moved_store import STORE, relocate_store
 from segue.types import utc_now
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def restore(source: Path, database: Database, root: Path) -> None:
     """Put a backup in the place of what a workspace holds.
 
     What was erased since the backup stays erased. Files that the backup does not know are left
-    alone, except for those of galleries, which are removed. Everything is checked and copied beside
+    alone, except for those of galleries, which are removed. MLflow's store speaks of the files
+    here, not of those of the workspace that was backed up. Everything is checked and copied beside
     its place first; then the catalog's write lock is held until files and catalog are replaced, so
     that no other process commits in between.
 
@@ -96,6 +98,7 @@ def restore(source: Path, database: Database, root: Path) -> None:
         MissingPathError, DataError: no whole backup there.
         TamperedError: a file of it is not what was backed up; nothing was changed.
         FormatError: a newer Segue wrote it.
+        RegistryError: its store of MLflow's is damaged; nothing was changed.
         WorkspaceError: it names files outside the workspace, or it is of another workspace and
             would overwrite segments of this one; nothing was changed.
         LockedError: the workspace is in use; nothing was changed.
@@ -119,6 +122,9 @@ def restore(source: Path, database: Database, root: Path) -> None:
             held.enter_context(sweeping(root / _GALLERIES / gallery))
         wanted = left_to_copy(database, root, files)
         staged = [(held.enter_context(beside(source / x, root / x)), root / x) for x in wanted]
+        for temporary, target in staged:
+            if target == root / STORE:
+                relocate_store(temporary, root)
         _replace(database, names, prepared, staged)
         for gallery in sorted(names):
             remove_orphans(Shelf(database, root, gallery))

@@ -37,7 +37,7 @@ _ENVIRONMENT = {
 def connect(uri: str) -> Any:
     """Return an `MlflowClient` for `uri` whose store exists; call it inside `translated`."""
     tracking = load("mlflow.tracking")
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     if path is not None and not path.exists():
         _create_sqlite(path, tracking)
     registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
@@ -69,10 +69,10 @@ def _create_sqlite(path: Path, tracking: Any) -> None:
         fsync_directory(path.parent)
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
     """Return the file of a SQLite store, or None where it is no file.
 
-    >>> _sqlite_file("sqlite:////a/b.db"), _sqlite_file("sqlite://"), _sqlite_file("http://x")
+    >>> sqlite_file("sqlite:////a/b.db"), sqlite_file("sqlite://"), sqlite_file("http://x")
     (PosixPath('/a/b.db'), None, None)
     """
     found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)", uri)

@@ -21,6 +21,7 @@ from segue.registry.edges import Edge
 from segue.registry.embedder import open_model, open_network
 from segue.registry.ledger import LedgerEntry, read_ledger, record
 from segue.registry.manifest import MODEL_FILES
+from segue.registry.moved_store import ARTIFACTS
 from segue.registry.tracking import Tracking, default_uri
 from segue.registry.versions import Version, find_version, list_versions
 
@@ -66,7 +67,7 @@ class Registry:
     def tracking(self) -> Tracking:
         """MLflow beside the workspace; it is reached at its first use."""
         uri = self._tracking_uri or default_uri(self.root)
-        return Tracking(uri, self.root / "mlartifacts")
+        return Tracking(uri, self.root / ARTIFACTS)
 
     # --- registering ------------------------------------------------------------------------
 

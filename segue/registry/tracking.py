@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from segue.errors import RegistryError
 from segue.registry.curves import NOTE, child_rows, report_metrics, row_metrics
-from segue.registry.mlflow_store import connect, is_database, public_uri, translated
+from segue.registry.mlflow_store import connect, is_database, public_uri, sqlite_file, translated
+from segue.registry.moved_store import STORE, relocate_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,10 +76,17 @@ class Tracking:
     def connect(self) -> Any:
         """Return MLflow's client, creating the store when it is not there yet (this takes seconds).
 
+        The workspace's own store is adapted to the place where the workspace is now.
+
         Raises:
             RegistryError: MLflow cannot be reached.
+            LockedError: the store was moved here, and somebody writes it.
         """
         if self._client is None:
+            store = self.artifacts.parent / STORE
+            path = sqlite_file(self.uri)
+            if path is not None and path.resolve() == store.resolve():
+                relocate_store(store, self.artifacts.parent)
             with translated(self.uri):
                 self._client = connect(self.uri)
         return self._client
@@ -254,7 +262,7 @@ class Tracking:
 
 def default_uri(root: Path) -> str:
     """Return where MLflow's store is: `MLFLOW_TRACKING_URI`, or SQLite in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / STORE}"
 
 
 def _metric_name(name: str) -> str:
