@@ -188,6 +188,9 @@ tombstones = _table(
     sa.Column("gallery", sa.Text, sa.ForeignKey("galleries.gallery"), primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True),
     sa.Column("why", sa.Text, nullable=False),  # erase | replace
+    # The item's next seq, where it was replaced: erasing that one condemns all before it, so that
+    # a restore, which brings replaced items back, never brings back an erased one.
+    sa.Column("replaced_by", sa.BigInteger),
     sa.Column("swept", sa.Boolean, nullable=False),  # no file or row holds it any more
     sa.Column("at", sa.Text, nullable=False),
 )

@@ -270,15 +270,44 @@ def delete_fresh(
 
 # --- tombstones -----------------------------------------------------------------------------
 
-_ERASE = "erase"
+ERASE, REPLACE = "erase", "replace"
+"""Why an item has a tombstone."""
 
 
-def insert_tombstones(connection: sa.Connection, name: str, seqs: Iterable[int], why: str) -> None:
-    """Write tombstones: from this commit on, never served and never written again."""
+def insert_tombstones(
+    connection: sa.Connection, name: str, seqs: Iterable[int], replaced_by: Mapping[int, int]
+) -> None:
+    """Write tombstones: from this commit on, never served and never written again.
+
+    Those in `replaced_by` (old `seq` -> new) are of replaced items, the others of erased ones.
+    """
     now = utc_now()
-    values = [{"gallery": name, "seq": seq, "why": why, "swept": False, "at": now} for seq in seqs]
+    values = [
+        {
+            "gallery": name,
+            "seq": seq,
+            "why": REPLACE if seq in replaced_by else ERASE,
+            "replaced_by": replaced_by.get(seq),
+            "swept": False,
+            "at": now,
+        }
+        for seq in seqs
+    ]
     if values:
         connection.execute(tables.tombstones.insert(), values)
+
+
+def condemn_replaced(connection: sa.Connection, name: str, seqs: Iterable[int]) -> None:
+    """Call erased what erased items had replaced, and what that had replaced before."""
+    table = tables.tombstones
+    successors = list(seqs)
+    while successors:
+        before: list[int] = []
+        for chunk in chunks(successors):
+            mine = (table.c.gallery == name) & table.c.replaced_by.in_(chunk)
+            before.extend(connection.scalars(sa.select(table.c.seq).where(mine)))
+            connection.execute(table.update().where(mine).values(why=ERASE))
+        successors = before
 
 
 def unswept(connection: sa.Connection, name: str) -> Ints:
@@ -306,7 +335,7 @@ def mark_erasing(connection: sa.Connection, name: str, marks: Mapping[int, str])
     """Note beside tombstones by `seq` what an erasure was asked for, until they are swept."""
     table = tables.tombstones
     query = table.update().where(table.c.gallery == name, table.c.seq == sa.bindparam("one"))
-    values = [{"one": seq, "mark": f"{_ERASE} {mark}"} for seq, mark in marks.items()]
+    values = [{"one": seq, "mark": f"{ERASE} {mark}"} for seq, mark in marks.items()]
     if values:
         connection.execute(query.values(why=sa.bindparam("mark")), values)
 
@@ -315,15 +344,15 @@ def read_erasing(connection: sa.Connection, name: str) -> list[str]:
     """Return what `mark_erasing` noted of tombstones that are not swept yet."""
     table = tables.tombstones
     query = sa.select(table.c.why).where(
-        table.c.gallery == name, table.c.swept.is_(False), table.c.why.startswith(f"{_ERASE} ")
+        table.c.gallery == name, table.c.swept.is_(False), table.c.why.startswith(f"{ERASE} ")
     )
-    return [why.removeprefix(f"{_ERASE} ") for why in connection.scalars(query)]
+    return [why.removeprefix(f"{ERASE} ") for why in connection.scalars(query)]
 
 
 def mark_swept(connection: sa.Connection, name: str, seqs: Iterable[int]) -> None:
     """Note that no file or row holds these any more."""
     table = tables.tombstones
-    why = sa.case((table.c.why.startswith(f"{_ERASE} "), _ERASE), else_=table.c.why)
+    why = sa.case((table.c.why.startswith(f"{ERASE} "), ERASE), else_=table.c.why)
     for chunk in chunks(list(seqs)):
         query = table.update().where(table.c.gallery == name, table.c.seq.in_(chunk))
         connection.execute(query.values(swept=True, why=why))

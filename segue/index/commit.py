@@ -83,7 +83,9 @@ def enroll_rows(
         taken = find_taken(connection, shelf, view, [item.item_id for item in items])
         if taken and not replace:
             raise DuplicateItemError(next(iter(taken)), len(taken))
-        bury(connection, shelf.name, sorted(taken.values()), "replace")
+        new = {item.item_id: int(seq) for item, seq in zip(items, seqs, strict=True)}
+        replaced_by = {old: new[item_id] for item_id, old in taken.items()}
+        bury(connection, shelf.name, sorted(replaced_by), replaced_by)
 
     publish(shelf, parts, finish, as_fresh=as_fresh)
     return len(items)
@@ -120,9 +122,17 @@ def _check_versions(view: View, versions: Sequence[str]) -> None:
         )
 
 
-def bury(connection: sa.Connection, name: str, seqs: Sequence[int], why: str) -> None:
-    """Write tombstones, and remove what the catalog itself holds of those items."""
-    catalog.insert_tombstones(connection, name, seqs, why)
+def bury(
+    connection: sa.Connection,
+    name: str,
+    seqs: Sequence[int],
+    replaced_by: Mapping[int, int],
+) -> None:
+    """Write tombstones, and remove what the catalog itself holds of those items.
+
+    `replaced_by` gives the new `seq` of those that were replaced; the others are erased.
+    """
+    catalog.insert_tombstones(connection, name, seqs, replaced_by)
     catalog.delete_fresh(connection, name, np.array(seqs, dtype=np.int64))
     catalog.delete_touched(connection, name, seqs)
 

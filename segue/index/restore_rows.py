@@ -76,13 +76,18 @@ _Known = tuple[str, str, int, int, list[tuple[int, str, str]]]
 
 
 def _known(connection: sa.Connection) -> list[_Known]:
-    """Return the live galleries: name, created_at, next_seq, generation, tombstones."""
+    """Return the live galleries: name, created_at, next_seq, generation, erased items.
+
+    A replaced item comes back as the backup knew it; an erased one never does.
+    """
     galleries, tombstones = tables.galleries.c, tables.tombstones.c
     rows = connection.execute(
         sa.select(galleries.gallery, galleries.created_at, galleries.next_seq, galleries.generation)
     ).all()
     dead: dict[str, list[tuple[int, str, str]]] = {}
-    query = sa.select(tombstones.gallery, tombstones.seq, tombstones.why, tombstones.at)
+    query = sa.select(tombstones.gallery, tombstones.seq, tombstones.why, tombstones.at).where(
+        tombstones.why.startswith("erase")
+    )
     for name, seq, why, at in connection.execute(query):
         dead.setdefault(name, []).append((seq, why, at))
     return [
@@ -106,7 +111,7 @@ def _carry_over(live: sqlite3.Connection, known: _Known) -> None:
         return
     live.executemany(
         """INSERT INTO tombstones (gallery, seq, why, swept, at) VALUES (?, ?, ?, 0, ?)
-           ON CONFLICT (gallery, seq) DO UPDATE SET swept = 0""",
+           ON CONFLICT (gallery, seq) DO UPDATE SET why = excluded.why, swept = 0""",
         [(name, *row) for row in dead],
     )
     for table in ("fresh_rows", "touched"):

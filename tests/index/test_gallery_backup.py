@@ -77,14 +77,6 @@ def test_a_restore_takes_the_workspace_back_but_not_the_erased(world, filled, tm
     assert gallery.item("e")[0].item.seq == 5
 
 
-def test_a_replaced_image_does_not_come_back_beside_itself(world, filled, tmp_path):
-    """An item replaced since the backup is gone after a restore: its old image was taken back."""
-    backup(world.database, world.root, tmp_path / "kept")
-    filled.enroll_vectors(new_items(["a"]), "faces/1", {"embedding": unit(1, seed=3)}, replace=True)
-    restore(tmp_path / "kept", world.database, world.root)
-    assert sorted(ids(filled.search(probe("faces/1", unit(1)), k=9)[0])) == ["b", "c", "d"]
-
-
 @pytest.mark.usefixtures("filled")
 def test_another_gallery_of_the_same_name_takes_no_tombstones(world, tmp_path):
     """Erasures of an unrelated workspace's gallery do not erase what is restored into it."""
