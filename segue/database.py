@@ -187,7 +187,7 @@ tombstones = _table(
     "tombstones",
     sa.Column("gallery", sa.Text, sa.ForeignKey("galleries.gallery"), primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True),
-    sa.Column("why", sa.Text, nullable=False),  # erase | replace
+    sa.Column("why", sa.Text, nullable=False),  # replace | erase, and until swept two hashes
     # The item's next seq, where it was replaced: erasing that one condemns all before it, so that
     # a restore, which brings replaced items back, never brings back an erased one.
     sa.Column("replaced_by", sa.BigInteger),

@@ -95,10 +95,7 @@ def read_bounded(path: Path) -> bytes:
             cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ImageError(path.name, "it is no regular file")
+        with open(path, "rb", opener=_without_waiting) as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise ImageError(path.name, "the file is missing") from error
@@ -107,6 +104,15 @@ def read_bounded(path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise ImageError(path.name, f"larger than {MAX_BYTES // 2**20} MiB")
     return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a regular file; a pipe would wait for a writer, a device would never end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ImageError(Path(path).name, "it is no regular file")
+    return descriptor
 
 
 @dataclass(frozen=True)

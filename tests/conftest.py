@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # they hold no doctests, and share a name
+
 OURS = ("MLFLOW_TRACKING_URI", "SEGUE_DATABASE_URL", "SEGUE_WORKSPACE")
 
 for name in OURS:

@@ -380,16 +380,11 @@ def _read_probe(
 ) -> Any:
     import numpy as np
 
-    from segue.errors import MissingPathError, VectorError
     from segue.index import Probe
+    from segue.index.transfer import read_npy
 
     workspace = open_workspace(context)
-    if not file.is_file():
-        raise MissingPathError(file, "file of probe vectors")
-    try:
-        vectors = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise VectorError(f"{file} is no .npy file of numbers: {error}") from error
+    vectors = read_npy(file)
     version = workspace.registry.resolve(reference or workspace.gallery(name).serving)
     return Probe(version.version, {output: np.atleast_2d(vectors)})
 

@@ -67,7 +67,9 @@ def cutover(handle: Handle) -> None:
     row = handle.row()
     transition(row.state, "cutover")
     if handle.gallery.serving == row.target:
-        raise TransitionError("cut over", f"served by {row.target} already", _others(row.state))
+        raise TransitionError(
+            "cut over", f"served by {row.target} already", commands(row.state, served=True)
+        )
     before = handle.gallery.preference
 
     def act(connection: sa.Connection, left: Left) -> None:
@@ -125,11 +127,9 @@ def complete(
 def _check_completable(handle: Handle, row: Row) -> None:
     transition(row.state, "complete")
     if handle.gallery.serving != row.target:
-        raise TransitionError("complete", f"{row.state} but not cut over", _others(row.state))
-
-
-def _others(state: str) -> list[str]:
-    return [command for command in commands(state) if command not in ("complete", "cutover")]
+        raise TransitionError(
+            "complete", f"{row.state} but not cut over", commands(row.state, served=False)
+        )
 
 
 def _refuse_left(handle: Handle, row: Row, *, leave_old: bool) -> None:

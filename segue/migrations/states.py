@@ -89,10 +89,18 @@ def transition(state: str, event: str) -> str:
     return TRANSITIONS[state][event]
 
 
-def commands(state: str) -> tuple[str, ...]:
+def commands(state: str, *, served: bool | None = None) -> tuple[str, ...]:
     """Return what an operator can ask of a migration in `state`, in the order of `COMMANDS`.
+
+    `served` tells whether the new version serves the gallery: then there is nothing to cut over or
+    abort, and before that nothing to complete. None leaves that open.
 
     >>> commands("paused")
     ('resume', 'revert', 'abort')
+    >>> commands("verified", served=False)
+    ('verify', 'cutover', 'revert', 'abort')
     """
-    return tuple(event for event in COMMANDS if event in TRANSITIONS[state])
+    barred: tuple[str, ...] = ()
+    if served is not None:
+        barred = ("cutover", "abort") if served else ("complete",)
+    return tuple(event for event in COMMANDS if event in TRANSITIONS[state] and event not in barred)

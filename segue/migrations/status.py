@@ -113,7 +113,7 @@ def read_status(handle: Handle) -> Status:
         eta_seconds=to_try / rate if rate and waiting is None else None,
         complete_after=row.complete_after,
         forced=row.forced,
-        commands=commands(state),
+        commands=commands(state, served=serving == row.target),
         started_at=row.created_at,
         updated_at=row.updated_at,
     )

@@ -135,8 +135,11 @@ def abort(handle: Handle) -> int:
     transition(row.state, "abort")
     serving = handle.gallery.serving
     if serving != row.source:
-        allowed = [command for command in commands(row.state) if command != "abort"]
-        raise TransitionError("abort", f"live (gallery served by {serving})", allowed)
+        raise TransitionError(
+            "abort",
+            f"live (gallery served by {serving})",
+            commands(row.state, served=serving == row.target),
+        )
     if row.state == "running":  # so that no runner commits while rows are removed
         with handle.database.write() as connection:
             advance(connection, row.number, "pause")
