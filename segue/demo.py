@@ -6,8 +6,10 @@ It calls `Workspace` as a user would, and says each step with the command that d
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,6 @@ from segue.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from segue.index import Gallery
     from segue.registry import Version
@@ -339,7 +340,7 @@ def _close(result: DemoResult, say: Callable[[str], None], *, drawn: bool) -> No
     say(f"\nROC picture   {compatibility.folder / 'roc.png'}")
     say(f"report        {compatibility.folder / 'report.md'}")
     say(
-        "MLflow page   mlflow ui --backend-store-uri "
+        f"MLflow page   {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri "
         f"sqlite:///{(result.workspace / 'mlflow.db').resolve()}"
     )
     say(f"done in {result.seconds / 60:.1f} minutes")

@@ -18,12 +18,17 @@ from segue.cli.common import (
     table,
     yes_option,
 )
-from segue.errors import UsageError
+from segue.errors import UnmeasuredEdgeError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from segue.index import Hit, Threshold
+    from segue.workspace import Workspace
+
+
+LEAST_SHOWN = 1e-12
+"""False accept rates below this are shown as being below it."""
 
 
 def threshold_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -261,7 +266,9 @@ def verify(
     threshold = make_threshold(context, far, false_hits, distance, for_version)
     if threshold is None:
         raise click.UsageError("give a threshold: --far, --false-hits or --distance")
-    result = open_workspace(context).verify_images(name, first, second, threshold)
+    workspace = open_workspace(context)
+    warn_if_extrapolated(workspace, name, threshold)
+    result = workspace.verify_images(name, first, second, threshold)
     rate = "not calibrated" if result.far is None else f"FAR {result.far:.2e}"
     emit(
         asdict(result),
@@ -356,6 +363,7 @@ def search(
         raise click.UsageError("give image files or --vector FILE, one of them")
     threshold = make_threshold(context, far, false_hits, distance, for_version)
     workspace = open_workspace(context)
+    warn_if_extrapolated(workspace, name, threshold)
     if vector is not None:
         probe = _read_probe(context, name, vector, reference, output)
         found = workspace.gallery(name).search(probe, k=k, threshold=threshold)
@@ -389,13 +397,40 @@ def _read_probe(
     return Probe(version.version, {output: np.atleast_2d(vectors)})
 
 
+def _rate(hit: Hit) -> str:
+    if hit.far is None:
+        return ""
+    shown = f"{hit.far:.1e}" if hit.far >= LEAST_SHOWN else f"<{LEAST_SHOWN:.0e}"
+    return f"{shown}{'*' if hit.extrapolated else ''}"
+
+
+def warn_if_extrapolated(workspace: Workspace, name: str, threshold: Threshold | None) -> None:
+    """Say on stderr that a threshold lies below what the calibration's data supports."""
+    if threshold is None or threshold.distance is not None:
+        return
+    opened = workspace.gallery(name)
+    far = threshold.far
+    if threshold.false_hits is not None:
+        far = threshold.false_hits / max(opened.count_items(), 1)
+    try:
+        calibration = workspace.registry.edge(opened.serving, opened.serving).calibration
+    except UnmeasuredEdgeError:
+        return  # the search itself says what to do
+    if calibration is not None and far is not None and far < calibration.smallest_far:
+        click.echo(
+            f"segue: FAR {far:.1e} is extrapolated: {calibration.people} calibration people "
+            f"support {calibration.smallest_far:.1e} and above",
+            err=True,
+        )
+
+
 def _show(probe: str, hits: list[Hit]) -> str:
     rows = [
         [
             hit.item_id,
             hit.identity or "",
             f"{hit.distance:.4f}",
-            "" if hit.far is None else f"{hit.far:.1e}{'*' if hit.extrapolated else ''}",
+            _rate(hit),
             hit.version,
         ]
         for hit in hits

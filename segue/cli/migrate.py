@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from segue.migrations import Plan
 
 name_argument = click.argument("name")
+order_option = click.option(
+    "--order",
+    type=click.Choice(["oldest", "random", "farthest"]),
+    default="oldest",
+    show_default=True,
+    help="What comes first, after what a search touched; farthest: from its person's mean.",
+)
 
 
 @click.group()
@@ -36,7 +43,7 @@ def migrate() -> None:
 @name_argument
 @click.option("--to", "target", required=True, help="The new version.")
 @click.option("--strategy", type=click.Choice(["mixed", "blue-green"]), help="By the gate if none.")
-@click.option("--order", default="oldest", show_default=True, help="oldest, random or farthest.")
+@order_option
 @click.option("--batch", default=256, show_default=True, help="Items of one commit.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the plan to this file.")
 @json_option
@@ -84,7 +91,7 @@ def _describe(made: Plan, out: Path | None) -> str:
 @click.option("--to", "target", help="The new version (plans and starts at once).")
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Start this plan.")
 @click.option("--strategy", type=click.Choice(["mixed", "blue-green"]))
-@click.option("--order", default="oldest", show_default=True)
+@order_option
 @click.option("--batch", default=256, show_default=True)
 @click.option("--force", metavar="REASON", help="Override a NO-GO; the ledger keeps the reason.")
 @click.pass_context

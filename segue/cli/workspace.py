@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from segue.cli.common import agree, emit, json_option, open_workspace, yes_option
+from segue.errors import MissingPathError, NoWorkspaceError
 
 
 @click.command()
@@ -46,8 +47,20 @@ def backup(context: click.Context, target: Path) -> None:
 @yes_option
 @click.pass_context
 def restore(context: click.Context, source: Path, yes: bool) -> None:
-    """Put the backup SOURCE back into this workspace; items erased since stay erased."""
-    workspace = open_workspace(context)
-    agree(f"restoring replaces what {workspace.root} holds now", yes=yes)
+    """Put the backup SOURCE back; what was erased in this workspace since stays erased.
+
+    Where there is no workspace yet, one is made from the backup.
+    """
+    from segue.workspace import Workspace
+
+    root = Path(str(context.obj))
+    if not source.is_dir():
+        raise MissingPathError(source, "backup folder")
+    try:
+        workspace = Workspace.open(root)
+    except NoWorkspaceError:
+        workspace = Workspace.init(root)
+    else:
+        agree(f"restoring replaces what {root} holds now", yes=yes)
     workspace.restore(source)
-    click.echo(f"restored from {source}; check it with `segue doctor`")
+    click.echo(f"restored {root} from {source}; check it with `segue doctor`")

@@ -337,13 +337,16 @@ class Workspace:
         backup(self.database, self.root, Path(target))
 
     def restore(self, source: Path | str) -> None:
-        """Put a backup back; items erased here since stay erased."""
+        """Put a backup back; items erased here since stay erased, and the ledger says so."""
         from segue.index.backup import restore
+        from segue.registry import record
 
         source = Path(source)
         if not source.is_dir():
             raise MissingPathError(source, "backup folder")
         restore(source, self.database, self.root)
+        with self.database.write() as connection:
+            record(connection, "restore", "workspace", "everything is as the backup knew it")
 
 
 def _location(root: Path) -> Path | str:

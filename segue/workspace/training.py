@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import VectorError
@@ -62,6 +62,8 @@ def train_harmonic(
 
     registry = workspace.registry
     old_version, start_version = registry.resolve(old), registry.resolve(start)
+    if start_version.preprocessing is not None:  # the input's size is the start's, whatever is set
+        settings = replace(settings, image_size=start_version.preprocessing.height)
     faces = read_faces(data).part("train")
     network = registry.network(start_version.version)
     vectors = _old_vectors(workspace, old_version.version, faces, old_vectors, progress)

@@ -161,3 +161,26 @@ def test_vectors_go_out_and_in(run, tmp_path, workspace, segue):
     run("gallery", "erase", "again", "a", "b", "--yes")
     run("gallery", "compact", "again")
     assert run("gallery", "stats", "again", "--json")["items"] == 8
+
+
+def test_a_backup_makes_a_workspace_where_there_is_none(run, segue, tmp_path):
+    """A lost machine is set up from the backup alone; the ledger says that it was restored."""
+    run("backup", tmp_path / "kept")
+    place = tmp_path / "new" / "place"
+    assert segue("-w", place, "restore", tmp_path / "kept").code == 0
+    done = segue("-w", place, "gallery", "list", "--json")
+    assert [row["items"] for row in json.loads(done.out)] == [8]
+    entries = json.loads(segue("-w", place, "models", "ledger", "--json").out)
+    assert entries[-1]["action"] == "restore"
+    assert segue("-w", place, "doctor").code == 0
+
+
+def test_a_threshold_below_what_was_measured_is_told(segue, workspace, faces):
+    """Few calibration people support no small FAR: calibrating says so, and so does searching."""
+    few = segue("-w", workspace, "calibrate", "faces/1", "--data", faces)
+    assert few.code == 0
+    assert "rests on extrapolation" in few.err
+    probe = min((faces / "images" / "drawn0001").iterdir())
+    found = segue("-w", workspace, "search", "people", probe, "--far", "1e-6")
+    assert found.code == 0
+    assert "is extrapolated" in found.err
