@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time in CI, so that a change is judged by itself; new ones elsewhere.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # they hold no doctests, and share a name
 
