@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from segue.errors import (
     UnmeasuredEdgeError,
     UsageError,
 )
+from segue.files import translated
 from segue.images import FaceList, decode, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, no_progress
@@ -253,35 +256,54 @@ def _store(
 ) -> Compatibility:
     """Write the report, register it with its gate and edges, and log it to MLflow."""
     from segue.evaluation.report import write_report
+    from segue.registry.edges import write_edge
 
     old, new, _ = chosen
     registry = workspace.registry
-    stem = f"{old.slug}-to-{new.slug}"
-    taken = len(list((workspace.root / "reports").glob(f"{stem}-*")))
-    folder = workspace.root / "reports" / f"{stem}-{taken + 1}"
+    folder = _new_folder(workspace.root / "reports", f"{old.slug}-to-{new.slug}")
     title = f"Compatibility of {new.version} with {old.version}"
     try:
         write_report(folder, report, gate, title=title, note=note)
-        number = registry.save_report(old.version, new.version, folder, gate.to_json())
+        # MLflow first: where it fails, the workspace is as it was.
+        registry.tracking.compatibility_run(report, gate, folder, old=old.version, new=new.version)
+        with workspace.database.write() as connection:
+            number = registry.save_report(
+                old.version, new.version, folder, gate.to_json(), connection=connection
+            )
+            for edge in measured_edges(old, new, report, number):
+                write_edge(connection, workspace.root, edge)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    save_edges(workspace, old, new, report, number)
-    registry.tracking.compatibility_run(report, gate, folder, old=old.version, new=new.version)
     return Compatibility(report, gate, folder, number)
 
 
-def save_edges(
-    workspace: Workspace, old: Version, new: Version, report: CompatibilityReport, number: int
-) -> None:
-    """Store the four edges that the report measured, each with its calibration."""
+def _new_folder(parent: Path, stem: str) -> Path:
+    """Make the first of `STEM-1`, `STEM-2` … that nobody has, and return it."""
+    with translated(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = parent / f"{stem}-{number}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    raise AssertionError("numbers do not end")
+
+
+def measured_edges(
+    old: Version, new: Version, report: CompatibilityReport, number: int
+) -> list[Edge]:
+    """Return the four edges that a report measured, each with its calibration."""
+    from segue.registry import Edge
+
     cross = COMPATIBLE_OUTPUT if COMPATIBLE_OUTPUT in new.outputs else DEFAULT_OUTPUT
     versions = {"v1": old.version, "v2": new.version}
+    found = []
     for (probe, stored), calibration in report.calibrations.items():
         if probe not in versions or stored not in versions:
             continue
         mixed = probe != stored
-        workspace.registry.save_edge(
+        edge = Edge(
             probe=versions[probe],
             stored=versions[stored],
             probe_output=cross if mixed and probe == "v2" else DEFAULT_OUTPUT,
@@ -290,6 +312,8 @@ def save_edges(
             measured=_summary(report.row(f"{probe} -> {stored}" if mixed else probe)),
             report=number,
         )
+        found.append(edge)
+    return found
 
 
 def _summary(row: Row) -> dict[str, Any]:

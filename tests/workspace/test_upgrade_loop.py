@@ -7,7 +7,7 @@ import pytest
 
 from segue import Workspace
 from segue.demo import _fresh_workspace, run_demo
-from segue.errors import GateError, UnmeasuredEdgeError, UsageError, VectorError
+from segue.errors import GateError, RegistryError, UnmeasuredEdgeError, UsageError, VectorError
 from segue.images import read_faces
 from segue.index import Probe, Threshold
 from segue.synthetic import write_faces
@@ -44,6 +44,13 @@ def _gallery(workspace, name, faces, people):
     return gallery
 
 
+def _half_migrated(workspace, name, faces):
+    gallery = _gallery(workspace, name, faces, ["drawn0013", "drawn0021"])
+    workspace.start(workspace.plan(name, "faces/3", strategy="mixed", batch=3), force="a test")
+    workspace.migration(name).run(limit=5)
+    return gallery
+
+
 def test_a_harmonic_version_of_another_dimension_has_a_head_of_the_old_one(upgraded):
     """v2 keeps its own output and gets one that v1 is compared with; the edges name it."""
     version = upgraded.registry.resolve("faces/3")
@@ -76,9 +83,7 @@ def test_two_galleries_migrate_independently(upgraded, faces):
 
 def test_a_probe_of_the_old_version_is_answered_while_the_new_one_serves(upgraded, faces):
     """Application servers are upgraded one by one: a v1 vector finds v1 and v2 items alike."""
-    gallery = _gallery(upgraded, "mixed", faces, ["drawn0013", "drawn0021"])
-    upgraded.start(upgraded.plan("mixed", "faces/3", strategy="mixed", batch=3), force="a test")
-    upgraded.migration("mixed").run(limit=5)
+    gallery = _half_migrated(upgraded, "mixed", faces)
     assert gallery.serving == "faces/3"
     embedder = upgraded.registry.load("faces/1")
     some = read_faces(faces).part("validation").faces
@@ -99,7 +104,7 @@ def test_a_probe_of_the_old_version_is_answered_while_the_new_one_serves(upgrade
 
 def test_a_threshold_in_use_keeps_its_meaning_at_every_mixing_ratio(upgraded, faces):
     """A distance chosen for v1 becomes one FAR, and every hit below it is kept, no other."""
-    gallery = upgraded.gallery("mixed")
+    gallery = _half_migrated(upgraded, "threshold", faces)
     serving = upgraded.registry.load("faces/3")
     images = read_faces(faces).part("validation").load((32, 32))[:6]
     probe = Probe("faces/3", serving.embed(images))
@@ -169,7 +174,7 @@ def test_a_backup_puts_back_what_was_there_and_erased_items_stay_erased(upgraded
 
 def test_two_images_are_verified_at_a_threshold(upgraded, faces):
     """The same image is the same person at any threshold; the answer carries its FAR."""
-    gallery = upgraded.gallery("kept")
+    gallery = _gallery(upgraded, "pairs", faces, ["drawn0001"])
     image = min((faces / "images" / "drawn0001").iterdir())
     result = upgraded.verify_images(gallery.name, image, image, Threshold(far=0.01))
     assert result.same
@@ -265,3 +270,18 @@ def test_a_demo_replaces_only_what_a_demo_made(tmp_path):
     with pytest.raises(UsageError, match="no demo made"):
         _fresh_workspace(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_a_report_that_cannot_be_logged_leaves_nothing(upgraded, faces, monkeypatch):
+    """Where MLflow fails, there is no report, no folder and no new edge."""
+    before = upgraded.registry.report("faces/1", "faces/3")
+    folders = sorted((upgraded.root / "reports").iterdir())
+
+    def fail(*_arguments, **_named):
+        raise RegistryError("MLflow cannot be reached; try again")
+
+    monkeypatch.setattr(upgraded.registry.tracking, "compatibility_run", fail)
+    with pytest.raises(RegistryError, match="cannot be reached"):
+        upgraded.evaluate_compatibility("faces/1", "faces/3", faces, bootstrap=40)
+    assert upgraded.registry.report("faces/1", "faces/3") == before
+    assert sorted((upgraded.root / "reports").iterdir()) == folders
