@@ -184,3 +184,12 @@ def test_a_threshold_below_what_was_measured_is_told(segue, workspace, faces):
     found = segue("-w", workspace, "search", "people", probe, "--far", "1e-6")
     assert found.code == 0
     assert "is extrapolated" in found.err
+
+
+def test_every_kind_of_value_comes_out_of_a_query(run):
+    """Times with a zone, lists, bytes and decimals are printed, as a table and as JSON."""
+    query = (
+        "select now() as t, [1, 2] as l, 'a'::blob as b, 1.5::decimal(4, 2) as d from live limit 1"
+    )
+    assert run("gallery", "sql", "people", query, "--json")[0]["l"] == [1, 2]
+    assert "1.50" in run("gallery", "sql", "people", query)
