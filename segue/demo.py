@@ -265,6 +265,8 @@ class _Demo:
         result.forced = not go
         self.say(f"{gallery.serving} serves from now on; {plan.to_migrate} faces are still v1")
         embedder = self.workspace.registry.load(new.version)
+        images = np.stack([decode(f.path, embedder.input_size) for f in self.probes.faces])
+        probe = Probe(new.version, embedder.embed(images))
         for rho in STOPS:
             wanted = round(rho * plan.items) - (
                 gallery.count_items() - gallery.count_pending(new.version)
@@ -272,7 +274,7 @@ class _Demo:
             if wanted > 0:
                 self._command(f"migrate run {GALLERY} --limit {wanted}")
                 migration.run(embedder, progress=self.progress, limit=wanted)
-            result.stops.append(self._search(gallery, new))
+            result.stops.append(self._search(gallery, probe))
         run = migration.run(embedder, progress=self.progress)
         self.say(f"{run.state}: {run.left} left")
         self._command(f"migrate verify {GALLERY}")
@@ -295,17 +297,15 @@ class _Demo:
             self.say(f"  segue migrate {step} {GALLERY}{extra}")
         self.say("The demo goes on in mixed mode, by an override that the ledger keeps:")
 
-    def _search(self, gallery: Gallery, new: Version) -> Stop:
+    def _search(self, gallery: Gallery, probe: Probe) -> Stop:
         """Search every probe; count right first hits, and hits below the one threshold."""
-        embedder = self.workspace.registry.load(new.version)
-        images = np.stack([decode(f.path, embedder.input_size) for f in self.probes.faces])
-        found = gallery.search(Probe(new.version, embedder.embed(images)), k=20)
+        found = gallery.search(probe, k=20)
         truth = [face.person for face in self.probes.faces]
         rank1 = np.mean([hits[0].identity == t for hits, t in zip(found, truth, strict=True)])
         below = [[h for h in hits if h.far is not None and h.far <= SEARCH_FAR] for hits in found]
         own = [any(h.identity == t for h in hits) for hits, t in zip(below, truth, strict=True)]
         others = [sum(h.identity != t for h in hits) for hits, t in zip(below, truth, strict=True)]
-        rho = 1 - gallery.count_pending(new.version) / gallery.count_items()
+        rho = 1 - gallery.count_pending(probe.version) / gallery.count_items()
         stop = Stop(rho, float(rank1), float(np.mean(own)), float(np.mean(others)))
         self.say(
             f"searched {len(truth)} probes at ρ = {rho:.2f}: rank-1 {stop.rank1:.3f}, found at "

@@ -14,6 +14,7 @@ import os
 import stat
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,9 +154,9 @@ class FaceList:
         number = {person: index for index, person in enumerate(self.people)}
         return np.array([number[face.person] for face in self.faces], dtype=np.int64)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """A sha256 over relative paths, contents, people and parts; it holds no image."""
+        """A sha256 over paths, contents, people and parts, read once; it holds no image."""
         digest = hashlib.sha256()
         for face in self.faces:
             relative = face.path.relative_to(self.root).as_posix()

@@ -14,7 +14,7 @@ import numpy as np
 
 from segue.errors import DuplicateItemError, GalleryError
 from segue.index import catalog
-from segue.index.rows import join, rows_of_new
+from segue.index.rows import join, rows_of
 from segue.index.segments import unlink_segment, write_segment
 from segue.index.staging import writing
 
@@ -75,7 +75,7 @@ def enroll_rows(
     parts = [
         part
         for version, outputs in vectors.items()
-        for part in rows_of_new(items, seqs, version, outputs, codec)
+        for part in rows_of(items, seqs, version, outputs, codec)
     ]
 
     def finish(connection: sa.Connection, view: View) -> None:

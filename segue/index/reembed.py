@@ -14,8 +14,8 @@ from segue.files import sha256_bytes
 from segue.images import decode, read_bounded
 from segue.index import catalog
 from segue.index.commit import publish
-from segue.index.items import Reembedded
-from segue.index.rows import rows_of_stored
+from segue.index.items import Reembedded, seqs_of
+from segue.index.rows import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,7 +181,7 @@ def commit_batch(
         LockedError: the lease is somebody else's now; nothing was changed.
     """
     codec = shelf.view().row.codec
-    parts = rows_of_stored(batch.items, batch.version, batch.vectors, codec)
+    parts = rows_of(batch.items, seqs_of(batch.items), batch.version, batch.vectors, codec)
 
     def refused(connection: sa.Connection, view: View, part: Rows) -> Ints:
         gone = ~view.stored()[part.seqs] | view.mask(part.version, part.output)[part.seqs]

@@ -103,41 +103,20 @@ def join(parts: Iterable[Rows]) -> Rows:
     ).sorted()
 
 
-def rows_of_new(
-    items: Sequence[NewItem],
+def rows_of(
+    items: Sequence[NewItem] | Sequence[StoredItem],
     seqs: Ints,
     version: str,
     vectors: Mapping[str, Floats],
     codec: str,
 ) -> list[Rows]:
-    """Return the rows that enrol `items` under `seqs`, one `Rows` for each output."""
+    """Return the rows that give `items` under `seqs` vectors, one `Rows` for each output."""
     now = [utc_now()] * len(items)
     return [
         Rows(
             version,
             output,
             seqs,
-            [item.item_id for item in items],
-            [item.identity for item in items],
-            [item.source for item in items],
-            [item.source_sha256 for item in items],
-            now,
-            encode(array, codec),
-        )
-        for output, array in vectors.items()
-    ]
-
-
-def rows_of_stored(
-    items: Sequence[StoredItem], version: str, vectors: Mapping[str, Floats], codec: str
-) -> list[Rows]:
-    """Return the rows that give stored `items` vectors of another version."""
-    now = [utc_now()] * len(items)
-    return [
-        Rows(
-            version,
-            output,
-            np.array([item.seq for item in items], dtype=np.int64),
             [item.item_id for item in items],
             [item.identity for item in items],
             [item.source for item in items],

@@ -109,5 +109,9 @@ def verify_images(
     workspace: Workspace, gallery: str, first: Path, second: Path, threshold: Threshold
 ) -> PairResult:
     """Compare two images with the gallery's serving version."""
-    probes = [probe(workspace, gallery, [path]) for path in (first, second)]
-    return workspace.gallery(gallery).verify_pair(probes[0], probes[1], threshold)
+    both = probe(workspace, gallery, [first, second])
+    one, other = (
+        Probe(both.version, {output: rows[[row]] for output, rows in both.vectors.items()})
+        for row in (0, 1)
+    )
+    return workspace.gallery(gallery).verify_pair(one, other, threshold)

@@ -24,6 +24,7 @@ from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, no_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from segue.evaluation.gate import GateResult
@@ -63,14 +64,20 @@ def embed_faces(
     workspace: Workspace, reference: str, faces: FaceList, progress: Progress = no_progress
 ) -> dict[str, Floats]:
     """Embed every face with a version: per output, float32 [N, d] of unit length."""
+    return _embed_files(workspace, reference, [face.path for face in faces.faces], progress)
+
+
+def _embed_files(
+    workspace: Workspace, reference: str, paths: Sequence[Path], progress: Progress
+) -> dict[str, Floats]:
     embedder = workspace.registry.load(reference)
     parts: dict[str, list[Floats]] = {output: [] for output in embedder.outputs}
-    for start in range(0, len(faces), EMBED_BATCH):
-        chunk = faces.faces[start : start + EMBED_BATCH]
-        images = np.stack([decode(face.path, embedder.input_size) for face in chunk])
+    for start in range(0, len(paths), EMBED_BATCH):
+        chunk = paths[start : start + EMBED_BATCH]
+        images = np.stack([decode(path, embedder.input_size) for path in chunk])
         for output, vectors in embedder.embed(images).items():
             parts[output].append(vectors)
-        progress(start + len(chunk), len(faces), f"faces embedded by {embedder.version}")
+        progress(start + len(chunk), len(paths), f"faces embedded by {embedder.version}")
     return {output: np.concatenate(vectors) for output, vectors in parts.items()}
 
 
@@ -84,14 +91,8 @@ def verification(
     if not pairs_file.is_file():
         raise MissingPathError(pairs_file, "list of pairs")
     pairs = read_pairs(pairs_file)
-    embedder = workspace.registry.load(reference)
-    images, vectors = pairs.images, []
-    for start in range(0, len(images), EMBED_BATCH):
-        chunk = images[start : start + EMBED_BATCH]
-        decoded = np.stack([decode(name.path(root), embedder.input_size) for name in chunk])
-        vectors.append(embedder.embed(decoded)[DEFAULT_OUTPUT])
-        progress(start + len(chunk), len(images), f"faces embedded by {embedder.version}")
-    rows = np.concatenate(vectors)
+    paths = [name.path(root) for name in pairs.images]
+    rows = _embed_files(workspace, reference, paths, progress)[DEFAULT_OUTPUT]
     left, right = pairs.rows()
     distances = ((rows[left] - rows[right]) ** 2).sum(axis=1)
     return verify(distances, pairs.same, pairs.folds)

@@ -97,8 +97,10 @@ def train_harmonic(
         )
 
     lineage = {"old": old_version.version, "start": start_version.version}
-    made = _without_twin(workspace, start_version.name, lineage, asdict(settings), faces)
-    if made is None or not twin:
+    made = None
+    if twin:
+        made = _without_twin(workspace, start_version.name, lineage, asdict(settings), faces)
+    if made is None:
         made = _train_and_register(
             workspace,
             start_version.name,
