@@ -13,6 +13,7 @@ from segue.evaluation.identification import identify, mean_average_precision, ra
 from segue.evaluation.report import render_markdown, write_report
 from segue.evaluation.results import CompatibilityReport, Row
 from segue.evaluation.roc import ValAtFar, auc, roc_curve, val_at_far
+from segue.evaluation.upgrade import Figure, UpgradeFigures, measure_upgrade
 from segue.evaluation.verification import Verification, read_pairs, verify
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "CompatibilityData",
     "CompatibilityReport",
     "Estimate",
+    "Figure",
     "GateResult",
     "Row",
+    "UpgradeFigures",
     "ValAtFar",
     "Verification",
     "auc",
@@ -29,6 +32,7 @@ __all__ = [
     "identify",
     "mean_average_precision",
     "measure_compatibility",
+    "measure_upgrade",
     "rank1",
     "read_pairs",
     "render_markdown",

@@ -45,10 +45,12 @@ class Estimate:
     def of(cls, value: float, samples: Doubles) -> Estimate:
         """Return `value` with the 2.5 % and 97.5 % quantiles of its resamples float64 [B].
 
+        NaN stands for a resample in which the value is not defined, and is left out.
+
         >>> Estimate.of(0.5, np.linspace(0, 1, 81)).low
         0.025
         """
-        low, high = np.quantile(samples, [0.025, 0.975])
+        low, high = np.nanquantile(samples, [0.025, 0.975])
         return cls(float(value), float(low), float(high))
 
     def to_json(self) -> list[float]:

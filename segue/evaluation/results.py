@@ -26,6 +26,12 @@ STORED = "stored"
 PROTOCOLS = (SEARCH, STORED)
 """v2 probes against a mixed gallery; both sides mixed."""
 
+RANK_MERGE = "rank merge"
+"""Probes embedded by v1 and by the twin, each for its part of the gallery: two models a query."""
+
+BRIDGE = "bridge"
+"""Probes of the twin, mapped into v1's space for the part of the gallery that is v1."""
+
 
 def far_text(far: float) -> str:
     """Return a FAR as people write it.
