@@ -1,11 +1,13 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
+from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 
 from segue.errors import (
@@ -19,13 +21,10 @@ from segue.errors import (
     UsageError,
     VectorError,
 )
-from segue.harmonic.bridges import (
-    Bridge,
-    _ridge_path,
-    fit_bridge,
-    list_bridges,
-    register_bridge,
-)
+from segue.harmonic.bridges import Bridge, fit_bridge, list_bridges, register_bridge
+from segue.harmonic.bridges.affine import ridge_path
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "v1" / "bridge.safetensors"
 
 
 def unit(rng, *shape):
@@ -82,6 +81,13 @@ def test_procrustes_recovers_a_rotation(seed, dimension):
     assert np.allclose(mapped @ mapped.T, fresh @ fresh.T, atol=1e-5)
 
 
+def test_procrustes_is_scipys():
+    """Between spaces of one dimension the matrix is SciPy's orthogonal Procrustes solution."""
+    source, target = pair(np.random.default_rng(12), d1=7, d2=7, noise=0.3)
+    reference, _ = orthogonal_procrustes(source.astype(float), target.astype(float))
+    assert np.allclose(fit("procrustes", source, target).matrix, reference, atol=1e-6)
+
+
 @pytest.mark.parametrize(("d1", "d2"), [(5, 8), (8, 5)])
 def test_procrustes_of_two_dimensions_is_a_partial_isometry(d1, d2):
     """Between dimensions the smaller side's product with itself is the identity."""
@@ -98,7 +104,7 @@ def test_ridge_is_scikit_learns(strength):
     rng = np.random.default_rng(2)
     source, target = (x.astype(float) for x in pair(rng, noise=0.3))
     target = target + 0.5  # a bias to find
-    matrix, bias = _ridge_path(source, target, (strength,))[0]
+    matrix, bias = next(ridge_path(source, target, (strength,)))
     centred = source - source.mean(axis=0)
     reference = Ridge(alpha=strength * np.square(centred).sum() / source.shape[1])
     reference.fit(source, target)
@@ -130,10 +136,11 @@ def test_fitting_is_reproducible():
         assert first.to_bytes() == second.to_bytes()
 
 
-def test_the_wrong_direction_is_refused():
+@pytest.mark.parametrize("kind", list_bridges())
+def test_the_wrong_direction_is_refused(kind):
     """Vectors of the target or of a third version are refused although their shape fits."""
-    source, target = pair(np.random.default_rng(5), d1=6, d2=6)
-    bridge = fit("procrustes", source, target)
+    source, target = pair(np.random.default_rng(5), rows=60, d1=6, d2=6)
+    bridge = fit(kind, source, target)
     with pytest.raises(VectorError, match="wrong direction"):
         bridge.apply(target, version="faces/1")
     with pytest.raises(VectorError, match="faces/3"):
@@ -145,7 +152,7 @@ def test_the_wrong_direction_is_refused():
 def test_bad_input_is_refused():
     """Each unusable input has its own error."""
     source, target = pair(np.random.default_rng(6))
-    with pytest.raises(UnknownNameError, match="procrustes, ridge"):
+    with pytest.raises(UnknownNameError, match="low_rank, mlp, procrustes, ridge"):
         fit("rigde", source, target)
     with pytest.raises(VectorError, match="one of each"):
         fit("ridge", source, target[:-1])
@@ -183,6 +190,18 @@ def test_a_saved_bridge_maps_the_same(bridge, tmp_path):
     assert (back.kind, back.source_version, back.target_version) == ("ridge", "faces/2", "faces/1")
     assert dict(back.settings) == dict(bridge.settings)
     assert back.to_bytes() == path.read_bytes()
+
+
+def test_an_affine_bridge_is_written_as_ever():
+    """A frozen file of the first format is written again byte for byte, so that it stays 1."""
+    frozen = GOLDEN.read_bytes()
+    assert Bridge.from_bytes(frozen).to_bytes() == frozen
+    assert json.loads(header(frozen)["__metadata__"]["segue_bridge"])["format"] == 1
+
+
+def header(content):
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length])
 
 
 def test_a_missing_file_is_told(tmp_path):
@@ -248,8 +267,7 @@ def described(changes, tensors=None):
     """A bridge's file with a changed description."""
     source, target = pair(np.random.default_rng(10))
     content = fit("procrustes", source, target).to_bytes()
-    length = int.from_bytes(content[:8], "little")
-    description = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["segue_bridge"])
+    description = json.loads(header(content)["__metadata__"]["segue_bridge"])
     found = fit("procrustes", source, target)
     tensors = tensors or {"matrix": found.matrix, "bias": found.bias}
     text = json.dumps({**description, **changes})
@@ -259,10 +277,10 @@ def described(changes, tensors=None):
 def test_another_format_is_told():
     """A file of a newer Segue asks for an upgrade."""
     with pytest.raises(FormatError, match="upgrade"):
-        Bridge.from_bytes(described({"format": 2}))
+        Bridge.from_bytes(described({"format": 3}))
 
 
-@pytest.mark.parametrize("changes", [{"kind": 3}, {"settings": 3}, {"sha256": "0"}])
+@pytest.mark.parametrize("changes", [{"kind": 3}, {"settings": 3}, {"sha256": "0"}, {"format": 2}])
 def test_a_damaged_description_is_refused(changes):
     """Values of the wrong kind in the description are refused."""
     with pytest.raises(UnsafeModelError):
