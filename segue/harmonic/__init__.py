@@ -9,7 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from segue.harmonic.bridges import Bridge, fit_bridge, list_bridges, register_bridge
+from segue.harmonic.bridges import (
+    Bridge,
+    BridgeChoice,
+    choose_bridge,
+    fit_bridge,
+    list_bridges,
+    register_bridge,
+)
 from segue.harmonic.calibration import (
     Calibration,
     calibrate,
@@ -20,52 +27,97 @@ from segue.harmonic.distances import squared_distances
 
 if TYPE_CHECKING:
     from segue.harmonic.losses import (
+        BctLoss,
         ContraRactLoss,
         HarmonicTripletLoss,
+        HocLoss,
+        L2Loss,
+        LceLoss,
         Loss,
+        MixBctLoss,
         TripletContraRactLoss,
         TripletLoss,
+        WeakL2Loss,
+        apply_loss,
+        check_needs,
+        class_means,
+        class_radii,
         list_losses,
         make_loss,
         register_loss,
+        triplet_loss_on,
     )
-    from segue.harmonic.mining import Triplets, nearest_semi_hard, semi_hard_triplets
+    from segue.harmonic.mining import (
+        Triplets,
+        mine_pools,
+        nearest_semi_hard,
+        select_triplets,
+        semi_hard_triplets,
+    )
 
 _TORCH_HOMES = {
+    "BctLoss": "segue.harmonic.losses",
     "ContraRactLoss": "segue.harmonic.losses",
     "HarmonicTripletLoss": "segue.harmonic.losses",
+    "HocLoss": "segue.harmonic.losses",
+    "L2Loss": "segue.harmonic.losses",
+    "LceLoss": "segue.harmonic.losses",
     "Loss": "segue.harmonic.losses",
+    "MixBctLoss": "segue.harmonic.losses",
     "TripletContraRactLoss": "segue.harmonic.losses",
     "TripletLoss": "segue.harmonic.losses",
     "Triplets": "segue.harmonic.mining",
+    "WeakL2Loss": "segue.harmonic.losses",
+    "apply_loss": "segue.harmonic.losses",
+    "check_needs": "segue.harmonic.losses",
+    "class_means": "segue.harmonic.losses",
+    "class_radii": "segue.harmonic.losses",
     "list_losses": "segue.harmonic.losses",
     "make_loss": "segue.harmonic.losses",
+    "mine_pools": "segue.harmonic.mining",
     "nearest_semi_hard": "segue.harmonic.mining",
     "register_loss": "segue.harmonic.losses",
+    "select_triplets": "segue.harmonic.mining",
     "semi_hard_triplets": "segue.harmonic.mining",
+    "triplet_loss_on": "segue.harmonic.losses",
 }
 
 __all__ = [
+    "BctLoss",
     "Bridge",
+    "BridgeChoice",
     "Calibration",
     "ContraRactLoss",
     "HarmonicTripletLoss",
+    "HocLoss",
+    "L2Loss",
+    "LceLoss",
     "Loss",
+    "MixBctLoss",
     "TripletContraRactLoss",
     "TripletLoss",
     "Triplets",
+    "WeakL2Loss",
+    "apply_loss",
     "calibrate",
+    "check_needs",
+    "choose_bridge",
+    "class_means",
+    "class_radii",
     "count_people_pairs",
     "fit_bridge",
     "impostor_distances",
     "list_bridges",
     "list_losses",
     "make_loss",
+    "mine_pools",
     "nearest_semi_hard",
     "register_bridge",
     "register_loss",
+    "select_triplets",
     "semi_hard_triplets",
     "squared_distances",
+    "triplet_loss_on",
 ]
 
 

@@ -1,13 +1,19 @@
-"""Online mining of semi-hard triplets (FaceNet, section 3.2), without loops over pairs."""
+"""Mining of triplets (FaceNet, section 3.2) in a batch, without loops over pairs."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from segue.errors import UsageError, VectorError
+from segue.errors import UnknownNameError, UsageError, VectorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STRATEGIES = ("semi-hard", "hardest", "random")
+"""How a negative is chosen for an anchor and a positive; see `select_triplets`."""
 
 
 class Triplets(NamedTuple):
@@ -19,6 +25,11 @@ class Triplets(NamedTuple):
     anchor: Tensor
     positive: Tensor
     negative: Tensor
+
+
+def wide(vectors: Tensor) -> Tensor:
+    """Return 16-bit floats as float32, anything else as it is."""
+    return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
 
 
 def pairwise_squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -35,8 +46,7 @@ def pairwise_squared_distances(a: Tensor, b: Tensor) -> Tensor:
         float [N, M].
     """
     with torch.autocast(a.device.type, enabled=False):
-        if a.dtype in (torch.float16, torch.bfloat16):
-            a, b = a.float(), b.float()
+        a, b = wide(a), wide(b)
         lengths = a.square().sum(1, keepdim=True) + b.square().sum(1)
         return torch.addmm(lengths, a, b.T, alpha=-2)
 
@@ -50,8 +60,7 @@ def check_unit(vectors: Tensor, name: str) -> None:
     if vectors.ndim != 2 or not vectors.is_floating_point():
         raise VectorError(f"{name} are {vectors.dtype} {tuple(vectors.shape)}; give floats [N, d]")
     half = vectors.dtype in (torch.float16, torch.bfloat16)
-    wide = vectors.detach().float() if half else vectors.detach()
-    off = (torch.linalg.vector_norm(wide, dim=1) - 1).abs()
+    off = (torch.linalg.vector_norm(wide(vectors.detach()), dim=1) - 1).abs()
     if not bool((off <= (2e-2 if half else 1e-3)).all()):  # NaN is not <= either
         raise VectorError(
             f"{name} are not finite vectors of unit length; divide each by its length "
@@ -71,37 +80,124 @@ def check_tensor_labels(labels: Tensor, vectors: Tensor, name: str = "labels") -
         )
 
 
-def nearest_semi_hard(
-    distances: Tensor, positive: Tensor, negative: Tensor, margin: float
+def select_triplets(
+    distances: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float,
+    *,
+    strategy: str = "semi-hard",
+    generator: torch.Generator | None = None,
 ) -> Triplets:
-    """Return for each anchor-positive pair the nearest semi-hard negative of its row.
+    """Return for each anchor-positive pair one negative of its row, as the strategy chooses it.
 
-    For the pair (a, p) that is the n with the smallest distance among
-    d(a, p) < d(a, n) < d(a, p) + margin; of equally near ones the first. A pair without one gives
-    no triplet. Rows are sorted once and searched for all pairs together: memory O(N·M), time
-    O(N·M·log M).
+    Every triplet that is returned has a loss: d(a, n) < d(a, p) + margin. For the pair (a, p):
+
+    - `semi-hard`: the nearest n that is farther than the positive, d(a, p) < d(a, n);
+    - `hardest`: the nearest n of the row. FaceNet finds that a training from nothing collapses;
+    - `random`: any n inside the margin, each equally likely, nearer than the positive or not.
+
+    Of equally near negatives the first is taken. A pair without such a negative gives no triplet.
+    Rows are sorted once and searched for all pairs together: memory O(N·M), time O(N·M·log M).
 
     Args:
         distances: squared distances, float [N, M].
         positive: which pairs are anchor and positive, bool [N, M].
         negative: which pairs are anchor and possible negative, bool [N, M].
         margin: alpha of the triplet loss, in squared distance.
+        strategy: one of STRATEGIES.
+        generator: what `random` draws from; the global one if None.
+
+    Raises:
+        UnknownNameError: no such strategy.
     """
-    distances = distances.detach()
-    ordered, order = torch.sort(distances.masked_fill(~negative, torch.inf), dim=1, stable=True)
+    check_strategy(strategy)
+    distances = wide(distances.detach())
     anchor, reference = positive.nonzero(as_tuple=True)
     if len(anchor) == 0:
         return Triplets(anchor, reference, reference)
     to_positive = distances[anchor, reference]
-    counts = positive.sum(1)
-    slot = torch.arange(len(anchor), device=anchor.device) - (counts.cumsum(0) - counts)[anchor]
-    wanted = distances.new_full((len(distances), int(counts.max())), torch.inf)
-    wanted[anchor, slot] = to_positive
-    place = torch.searchsorted(ordered, wanted, right=True)[anchor, slot]
-    place = place.clamp(max=distances.shape[1] - 1)
-    to_negative = ordered[anchor, place]
-    found = (to_negative > to_positive) & (to_negative < to_positive + margin)
-    return Triplets(anchor[found], reference[found], order[anchor, place][found])
+    rows = _OrderedRows(distances, negative)
+    if strategy == "semi-hard":
+        place = rows.count(anchor, to_positive, inclusive=True)
+    elif strategy == "hardest":
+        place = torch.zeros_like(anchor)
+    else:
+        inside = rows.count(anchor, to_positive + margin, inclusive=False)
+        device = "cpu" if generator is None else generator.device
+        drawn = torch.rand(len(anchor), generator=generator, dtype=torch.float64, device=device)
+        place = (drawn.to(anchor.device) * inside).long()
+    nearest = rows.column(anchor, place.clamp_(max=distances.shape[1] - 1))
+    to_negative = distances[anchor, nearest]
+    found = negative[anchor, nearest] & (to_negative < to_positive + margin)
+    if strategy == "semi-hard":
+        found &= to_negative > to_positive
+    (kept,) = found.nonzero(as_tuple=True)
+    return Triplets(anchor[kept], reference[kept], nearest[kept])
+
+
+def nearest_semi_hard(
+    distances: Tensor, positive: Tensor, negative: Tensor, margin: float
+) -> Triplets:
+    """Return for each anchor-positive pair the nearest semi-hard negative of its row.
+
+    For the pair (a, p) that is the n with the smallest distance among
+    d(a, p) < d(a, n) < d(a, p) + margin; `select_triplets` with its default strategy.
+    """
+    return select_triplets(distances, positive, negative, margin)
+
+
+class _OrderedRows:
+    """Each row's negatives in ascending order of distance, of equal ones the first column first.
+
+    On a CPU, float32 distances are sorted as whole numbers that hold distance and column, by numpy:
+    its vectorised sort of one array is some ten times faster than torch's of values with indices.
+    """
+
+    def __init__(self, distances: Tensor, negative: Tensor) -> None:
+        kept = distances.masked_fill(~negative, torch.inf)
+        self._packed = kept.dtype == torch.float32 and kept.device.type == "cpu"
+        if self._packed:
+            self._ordered = _pack(kept, torch.arange(kept.shape[1]))
+            self._ordered.numpy().sort(axis=1)
+        else:
+            self._ordered, self._columns = torch.sort(kept, dim=1, stable=True)
+
+    def count(self, row: Tensor, bound: Tensor, *, inclusive: bool) -> Tensor:
+        """Return how many negatives of `row` are nearer than `bound`, or as near if `inclusive`.
+
+        Args:
+            row: int64 [T], ascending.
+            bound: float [T].
+            inclusive: whether a distance equal to the bound counts.
+
+        Returns:
+            int64 [T].
+        """
+        counts = torch.bincount(row, minlength=len(self._ordered))
+        slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        wanted = bound.new_full((len(counts), int(counts.max())), torch.inf)
+        wanted[row, slot] = bound
+        if self._packed:
+            wanted = _pack(wanted, torch.tensor(_LAST_COLUMN if inclusive else 0))
+        return torch.searchsorted(self._ordered, wanted, right=inclusive)[row, slot]
+
+    def column(self, row: Tensor, place: Tensor) -> Tensor:
+        """Return the columns at these places of the order, int64 [T]."""
+        if self._packed:
+            return self._ordered[row, place] & _LAST_COLUMN
+        return self._columns[row, place]
+
+
+_LAST_COLUMN = 2**32 - 1
+
+
+def _pack(distances: Tensor, columns: Tensor) -> Tensor:
+    """Return int64 numbers ordered by distance (float32, overwritten), then by column."""
+    bits = distances.add_(0.0).view(torch.int32)  # -0 becomes 0, which it equals
+    below = bits.bitwise_right_shift(31).bitwise_and_(0x7FFFFFFF)
+    bits.bitwise_xor_(below)  # below 0 the patterns count downwards
+    return bits.to(torch.int64).bitwise_left_shift_(32).bitwise_or_(columns)
 
 
 def semi_hard_triplets(
@@ -171,3 +267,120 @@ def check_margin(margin: float) -> None:
     """
     if not 0 < margin <= 4:
         raise UsageError(f"margin {margin!r} is not above 0 and at most 4; FaceNet's is 0.2")
+
+
+def check_strategy(strategy: str) -> None:
+    """Refuse a strategy that is not one of STRATEGIES.
+
+    Raises:
+        UnknownNameError: it is not.
+    """
+    if strategy not in STRATEGIES:
+        raise UnknownNameError("mining strategy", strategy, STRATEGIES)
+
+
+# --- pools of two versions ------------------------------------------------------------------
+
+COMBINATIONS = ("nnn", "nno", "non", "noo", "onn", "ono", "oon", "ooo")
+"""From which version, new or old, anchor, positive and negative come."""
+
+
+def check_combinations(combinations: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the combinations in the order of COMBINATIONS.
+
+    Args:
+        combinations: of COMBINATIONS, or one string of them with commas.
+
+    Raises:
+        UsageError: an unknown or repeated one, or none that has a new vector to train.
+    """
+    if isinstance(combinations, str):
+        combinations = [each.strip() for each in combinations.split(",")]
+    chosen = tuple(each for each in COMBINATIONS if each in combinations)
+    if len(chosen) != len(combinations):
+        raise UsageError(
+            f"combinations {list(combinations)}: choose from {', '.join(COMBINATIONS)}, "
+            "the versions (n new, o old) of anchor, positive and negative"
+        )
+    if not any("n" in each for each in chosen):
+        raise UsageError("triplets of old vectors only train nothing; let some be new")
+    return chosen
+
+
+def mine_pools(
+    new: Tensor,
+    labels: Tensor,
+    old: Tensor,
+    *,
+    combinations: Sequence[str] = COMBINATIONS,
+    margin: float = 0.2,
+    strategy: str = "semi-hard",
+    generator: torch.Generator | None = None,
+    rows_at_once: int | None = None,
+) -> Triplets:
+    """Return triplets that mix the new and the old vectors of the same images.
+
+    Every pair of vectors of one person is an anchor and a positive, the new and the old vector of
+    one image too, a vector with itself never. Its negative is chosen (`select_triplets`) from all
+    the versions together that the combinations allow for the versions of the pair: with "nno" and
+    "nnn" a pair of new vectors takes the nearest of both, with "nno" alone the nearest old one.
+    "ooo" only takes part in that choice: triplets of old vectors only have no gradient and are
+    left out.
+
+    Args:
+        new: float [N, d].
+        labels: who each image shows, int64 [N].
+        old: float [N, d].
+        combinations: as `check_combinations` returns them.
+        margin: alpha of the triplet loss, in squared distance.
+        strategy: one of STRATEGIES.
+        generator: what `random` draws from; the global one if None.
+        rows_at_once: anchors to be mined at a time, which bounds the memory; by default all.
+
+    Returns:
+        Rows of `torch.cat([new, old])`.
+    """
+    count = len(new)
+    both, people = torch.cat([wide(new), wide(old)]).detach(), labels.repeat(2)
+    pools = {"n": slice(0, count), "o": slice(count, 2 * count)}
+    found = []
+    for version, positives, negatives in _pool_groups(combinations):
+        for start, stop in _chunks(pools[version], rows_at_once):
+            distances = pairwise_squared_distances(both[start:stop], both)
+            positive = people[start:stop, None] == people
+            negative = ~positive
+            positive.diagonal(start).fill_(False)
+            for other, rows in pools.items():
+                if other not in positives:
+                    positive[:, rows] = False
+                if other not in negatives:
+                    negative[:, rows] = False
+            mined = select_triplets(
+                distances, positive, negative, margin, strategy=strategy, generator=generator
+            )
+            found.append(mined._replace(anchor=mined.anchor + start))
+    triplets = Triplets(*(torch.cat(indices) for indices in zip(*found, strict=True)))
+    return with_a_new_one(triplets, count)
+
+
+def with_a_new_one(triplets: Triplets, new: int) -> Triplets:
+    """Leave out the triplets of old vectors only: rows from `new` on."""
+    anchor, positive, negative = triplets
+    kept = ((anchor < new) | (positive < new) | (negative < new)).nonzero().squeeze(1)
+    return Triplets(anchor[kept], positive[kept], negative[kept])
+
+
+def _pool_groups(combinations: Sequence[str]) -> list[tuple[str, set[str], set[str]]]:
+    """Return anchor version, positive versions and negative versions that can be mined together."""
+    groups: dict[tuple[str, str], set[str]] = {}
+    for version, positive in ("nn", "no", "on", "oo"):
+        negatives = "".join(n for n in "no" if version + positive + n in combinations)
+        if negatives and (version + positive + negatives) != "ooo":
+            groups.setdefault((version, negatives), set()).add(positive)
+    return [(version, chosen, set(negatives)) for (version, negatives), chosen in groups.items()]
+
+
+def _chunks(rows: slice, at_once: int | None) -> list[tuple[int, int]]:
+    step = at_once or max(rows.stop - rows.start, 1)
+    starts = range(rows.start, rows.stop, step) or [rows.start]
+    return [(start, min(start + step, rows.stop)) for start in starts]
