@@ -9,8 +9,9 @@ of the weighted impostors.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -194,6 +195,33 @@ class Curve:
         """The area under the ROC, ties counting one half."""
         return sorted_auc(self.genuine, self.impostor)
 
+    def auc_in(self, resamples: Resamples) -> Doubles:
+        """Return `auc` in each resample, but for what is of second order: float64 [B].
+
+        AUC is linear in the weights of the genuine pairs and in those of the impostors. Resampling
+        each of them alone is exact; that both move together is left out, a product of two small
+        deviations, so that a resample costs people squared and not pairs times pairs.
+        """
+        weights = resamples.weights.astype(np.float64)
+        genuine = np.sort(self.genuine)
+        right = (self._beyond("left") + self._beyond("right")) / 2 / len(self.impostor)
+        pairs = np.diff(self._pairs.starts, append=len(self.genuine))
+        owners = weights[self._pairs.owners]
+        by_genuine = (np.add.reduceat(right, self._pairs.starts) @ owners) / (pairs @ owners)
+        nearer = np.searchsorted(genuine, self.impostor, "left").astype(np.float64)
+        nearer += np.searchsorted(genuine, self.impostor, "right")
+        people = len(weights)
+        both = self._left.astype(np.int64) * people + self._right
+        beaten = np.bincount(both, nearer / 2 / len(genuine), people**2).reshape(people, people)
+        by_impostor = ((beaten @ weights) * weights).sum(axis=0) / self.total(resamples)
+        return np.asarray(by_genuine + by_impostor - self.auc)
+
+    def _beyond(self, side: Literal["left", "right"]) -> Doubles:
+        """Return how many impostors score above each genuine pair, with its ties or without."""
+        return (len(self.impostor) - np.searchsorted(self.impostor, self.genuine, side)).astype(
+            np.float64
+        )
+
     def refused(self, far: float) -> float:
         """Return the smallest impostor score that a FAR refuses; lower scores are accepted."""
         return first_refused(self.impostor, allowed_accepts(far, len(self.impostor)))
@@ -229,8 +257,8 @@ class Curve:
             )
             after = before + np.einsum("ib,ib->b", left, right)
             for far, resample in np.argwhere(open_ & (after > allowed)):
-                passed = before[resample] + np.cumsum(left[:, resample] * right[:, resample])
-                first = int(np.argmax(passed > allowed[far, resample]))
+                room = allowed[far, resample] - before[resample]
+                first = _first_beyond(left[:, resample] * right[:, resample], room)
                 refused[far, resample] = self.impostor[start + first]
                 open_[far, resample] = False
             if not open_.any():
@@ -270,3 +298,14 @@ class Curve:
         images = resamples.weights.astype(np.float64) * self._pairs.images[:, None]
         directed = images.sum(axis=0) ** 2 - (images**2).sum(axis=0)
         return np.asarray(directed * (self._pairs.copies / 2))
+
+
+def _first_beyond(weights: Floats, room: np.float64) -> int:
+    """Return where the running sum of `weights` [I] first exceeds `room`; somewhere it does."""
+    step = math.isqrt(len(weights))
+    sums = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), step)), dtype=np.float64)
+    place = int(np.argmax(sums > room))
+    left = room - (sums[place - 1] if place else 0.0)
+    start = place * step
+    inside = np.cumsum(weights[start : start + step], dtype=np.float64)
+    return start + int(np.argmax(inside > left))

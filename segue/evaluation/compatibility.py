@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segue.evaluation.backfill import order_curves
+from segue.evaluation.bootstrap import Estimate
+from segue.evaluation.distributions import distributions
 from segue.evaluation.figures import area, update_gain
 from segue.evaluation.meter import (
     Meter,
@@ -23,7 +26,8 @@ from segue.evaluation.meter import (
     miss_of,
     realised_of,
 )
-from segue.evaluation.plans import prepare, row_plans
+from segue.evaluation.open_set import open_set_fars, open_set_figures
+from segue.evaluation.plans import Setting, prepare, row_plans
 from segue.evaluation.protocols import CompatibilityData
 from segue.evaluation.results import (
     BRIDGE,
@@ -46,6 +50,7 @@ from segue.types import no_progress
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from segue.evaluation.details import OpenSet
     from segue.types import Bools, Progress
 
 __all__ = ["CompatibilityData", "CompatibilityReport", "measure_compatibility"]
@@ -53,11 +58,12 @@ __all__ = ["CompatibilityData", "CompatibilityReport", "measure_compatibility"]
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A row of the report, with the metrics that it was made of."""
+    """A row of the report, the metrics that it was made of, and its open-set figures."""
 
     row: Row
     metrics: dict[str, Metric]
     hits: Bools
+    open_set: tuple[OpenSet, ...]
 
 
 def measure_compatibility(
@@ -88,13 +94,12 @@ def measure_compatibility(
         VectorError: arrays that do not fit.
     """
     setting = prepare(data, calibration_data, fars, rhos, seed)
-    meter = Meter(
-        setting.data.labels, setting.calibrations["v1", "v1"], setting.fars, bootstrap, seed
-    )
+    wanted = open_set_fars(setting)
+    meter = Meter(setting.data.labels, setting.calibrations["v1", "v1"], wanted, bootstrap, seed)
     plans = list(row_plans(setting))
     measured: dict[str, _Measured] = {}
     for done, plan in enumerate(plans, start=1):
-        measured[plan.name] = _measure(meter, meter.weigh(plan), measured.get("v1"))
+        measured[plan.name] = _measure(setting, meter, meter.weigh(plan), measured.get("v1"))
         progress(done, len(plans), "rows of the report")
     pairs = meter.pairs(directed=False)
     return CompatibilityReport(
@@ -111,30 +116,40 @@ def measure_compatibility(
         gains=tuple(_gains(measured)),
         backfill=tuple(_backfill(measured)),
         calibrations=setting.calibrations,
+        orders=tuple(
+            order_curves(setting, meter, {name: each.metrics for name, each in measured.items()})
+        ),
+        open_set=tuple(figure for each in measured.values() for figure in each.open_set),
+        distributions=tuple(distributions(setting)),
     )
 
 
-def _measure(meter: Meter, weighed: Weighed, v1: _Measured | None) -> _Measured:
+def _measure(setting: Setting, meter: Meter, weighed: Weighed, v1: _Measured | None) -> _Measured:
     """Make a row of the report; `v1` is None only for v1 itself."""
     plan, found, metrics = weighed.plan, weighed.found, weighed.metrics
     baseline = v1.metrics if v1 else metrics
     hits_v1 = v1.hits if v1 else found.hits
+    flips = meter.mean(hits_v1 & ~found.hits, found)
     row = Row(
         name=plan.name,
         group=plan.group,
         rho=plan.rho,
         calibrated=plan.calibrated,
-        points=tuple(_point(far, weighed, baseline) for far in meter.fars),
+        points=tuple(_point(far, weighed, baseline) for far in setting.fars),
         auc=weighed.curve.auc,
+        auc_interval=Estimate.of(weighed.curve.auc, weighed.curve.auc_in(meter.resamples)),
         rank1=metrics[RANK1].estimate(),
         rank1_against_v1=(metrics[RANK1] - baseline[RANK1]).estimate(),
         mean_average_precision=metrics[MAP].estimate(),
         map_against_v1=(metrics[MAP] - baseline[MAP]).estimate(),
-        negative_flips=float((hits_v1 & ~found.hits).mean()),
-        deployed=_deployed(meter, weighed) if plan.deployed else (),
+        negative_flips=flips.value,
+        negative_flips_interval=flips.estimate(),
+        deployed=_deployed(setting, meter, weighed) if plan.deployed else (),
         curve=_grid(meter, weighed),
     )
-    return _Measured(row, metrics, found.hits)
+    searched = plan.group != STORED and (plan.rho is None or plan.calibrated)
+    open_set = tuple(open_set_figures(weighed)) if searched else ()
+    return _Measured(row, metrics, found.hits, open_set)
 
 
 def _point(far: float, weighed: Weighed, baseline: dict[str, Metric]) -> FarPoint:
@@ -152,7 +167,7 @@ def _point(far: float, weighed: Weighed, baseline: dict[str, Metric]) -> FarPoin
     )
 
 
-def _deployed(meter: Meter, weighed: Weighed) -> tuple[Deployed, ...]:
+def _deployed(setting: Setting, meter: Meter, weighed: Weighed) -> tuple[Deployed, ...]:
     """Tell what the thresholds that were set on the calibration people do here."""
     return tuple(
         Deployed(
@@ -162,7 +177,8 @@ def _deployed(meter: Meter, weighed: Weighed) -> tuple[Deployed, ...]:
             val=weighed.metrics[accepted_of(far)].estimate(),
             measurable=weighed.curve.measurable(far),
         )
-        for far in meter.frozen
+        for far in setting.fars
+        if far in meter.frozen
     )
 
 
@@ -210,4 +226,5 @@ def _backfill(measured: dict[str, _Measured]) -> Iterator[Backfill]:
                 area=area(rhos, curve).estimate(),
                 minimum=curve[lowest].value,
                 minimum_rho=rhos[lowest],
+                minimum_against_v1=(curve[lowest] - measured["v1"].metrics[metric]).estimate(),
             )

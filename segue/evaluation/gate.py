@@ -4,7 +4,8 @@ It reads a compatibility report and nothing else. GO needs every check:
 
 1. *cross*: VAL of v2 -> v1 above v1 self at FAR 1e-2, its 95 % interval above 0;
 2. *search* and *stored*, in VAL at every measurable FAR and in rank-1, merged by calibrated score:
-   no mixing ratio whose interval lies wholly below v1 self;
+   no mixing ratio whose interval lies wholly below v1 self; the report must hold ratios from 0 to
+   1 that are no more than a half apart;
 3. *tax*: VAL of the twin above v2 self at FAR 1e-2 by no more than the budget;
 4. *realised FAR*: on both protocols and at every mixing ratio, the calibrated threshold for 1e-2
    and for 1e-3 lets through at most 1.5 times its FAR (upper bound of the interval: 2.5 times).
@@ -14,6 +15,7 @@ What the data cannot measure does not pass: a GO must rest on something.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,13 @@ LARGEST_RATIO = 1.5
 
 LARGEST_RATIO_BOUND = 2.5
 """Realised FAR over target, upper bound of the interval."""
+
+
+MORE_PEOPLE = "evaluate on more people"
+"""How the sentence ends of a check that too few people can measure."""
+
+LARGEST_GAP = 0.5
+"""Between neighbouring mixing ratios; a report has quarters unless it was told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +123,10 @@ def evaluate_gate(report: CompatibilityReport, *, tax_budget: float = 0.02) -> G
     checks = [_cross(report)]
     for protocol in PROTOCOLS:
         rows = report.mixed(protocol)
-        checks.append(_never_below(f"{protocol} VAL", _val_differences(report, rows)))
-        checks.append(_never_below(f"{protocol} rank-1", _rank1_differences(rows)))
+        whole = _covers(rows)
+        vals = _val_differences(report, rows)
+        checks.append(_never_below(f"{protocol} VAL", vals, whole=whole))
+        checks.append(_never_below(f"{protocol} rank-1", _rank1_differences(rows), whole=whole))
     checks.append(_tax(report, tax_budget))
     for far in REALISED_FARS:
         checks.extend(_realised(report, far))
@@ -159,8 +170,24 @@ def _rank1_differences(rows: tuple[Row, ...]) -> Iterator[tuple[str, Estimate]]:
         yield f"rho {row.rho:g}", row.rank1_against_v1
 
 
-def _never_below(name: str, differences: Iterator[tuple[str, Estimate]]) -> Check:
-    """Check that no interval of a difference to v1 lies wholly below 0."""
+def _covers(rows: tuple[Row, ...]) -> bool:
+    """Say whether the mixing ratios tell of the whole migration, not of its ends alone."""
+    rhos = [row.rho or 0.0 for row in rows]
+    gaps = [after - before for before, after in itertools.pairwise(rhos)]
+    return bool(rhos) and rhos[0] == 0 and rhos[-1] == 1 and max(gaps) <= LARGEST_GAP
+
+
+def _never_below(name: str, differences: Iterator[tuple[str, Estimate]], *, whole: bool) -> Check:
+    """Check that no interval of a difference to v1 lies wholly below 0, over the `whole` way."""
+    if not whole:
+        return Check(
+            name,
+            False,
+            None,
+            0.0,
+            f"{name} was not measured over the whole migration; evaluate with mixing ratios from 0 "
+            f"to 1, at most {LARGEST_GAP:g} apart",
+        )
     found = sorted(differences, key=lambda item: item[1].high)
     if not found:
         return _unmeasurable(name, f"{name} over the mixing ratios", 0.0)
@@ -247,7 +274,7 @@ def _unmeasurable(name: str, what: str, wanted: float) -> Check:
         None,
         wanted,
         f"{name}: {what} is not measurable with so few impostors (100 accepts from 50 pairs of "
-        "people are needed); evaluate on more people",
+        f"people are needed); {MORE_PEOPLE}",
     )
 
 

@@ -24,17 +24,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Identification:
-    """What each counted probe found.
+class Found:
+    """What each counted probe found first.
 
-    `probes` int64 [Q] are rows of the scores; `hits` bool [Q] are rank-1; `average_precision`
-    float64 [Q]; `nearest_mate` float64 [Q] is the smallest score of a mate.
+    `probes` int64 [Q] are rows of the scores; `hits` bool [Q] are rank-1; `nearest_mate` float64
+    [Q] is the smallest score of a mate.
     """
 
     probes: Ints
     hits: Bools
-    average_precision: Doubles
     nearest_mate: Doubles
+
+
+@dataclass(frozen=True)
+class Identification(Found):
+    """What each counted probe found, and `average_precision` float64 [Q] of its whole list."""
+
+    average_precision: Doubles
+
+
+def find_first(scores: Any, probe_labels: Any, stored_labels: Any, *, same_images: bool) -> Found:
+    """Search with every probe for the first rank alone; arguments and errors as `identify`."""
+    matrix, mates, own = _checked(scores, probe_labels, stored_labels, same_images=same_images)
+    return _first(matrix, mates, own)
 
 
 def identify(
@@ -52,19 +64,16 @@ def identify(
         EvaluationError: NaN, shapes that do not fit, or no probe with a mate.
     """
     matrix, mates, own = _checked(scores, probe_labels, stored_labels, same_images=same_images)
-    probes = np.flatnonzero(mates.any(axis=1))
-    if not len(probes):
-        raise EvaluationError("no probe has another stored image of its person; nothing to find")
+    first = _first(matrix, mates, own)
     others = np.where(mates | own, np.inf, matrix)
     others.sort(axis=1)
-    nearest = np.where(mates, matrix, np.inf).min(axis=1)[probes]
-    precision = np.empty(len(probes))
-    for position, probe in enumerate(probes):
+    precision = np.empty(len(first.probes))
+    for position, probe in enumerate(first.probes):
         found = np.sort(matrix[probe, mates[probe]])
         right = np.searchsorted(found, found, side="right")
         wrong = np.searchsorted(others[probe], found, side="right")
         precision[position] = (right / (right + wrong)).mean()
-    return Identification(probes, nearest < others[probes, 0], precision, nearest)
+    return Identification(first.probes, first.hits, first.nearest_mate, precision)
 
 
 def rank1(scores: Any, probe_labels: Any, stored_labels: Any, *, same_images: bool) -> float:
@@ -73,7 +82,7 @@ def rank1(scores: Any, probe_labels: Any, stored_labels: Any, *, same_images: bo
     >>> rank1([[0, 1, 2], [1, 0, 3], [2, 3, 0]], [7, 7, 8], [7, 7, 8], same_images=True)
     1.0
     """
-    found = identify(scores, probe_labels, stored_labels, same_images=same_images)
+    found = find_first(scores, probe_labels, stored_labels, same_images=same_images)
     return float(found.hits.mean())
 
 
@@ -87,6 +96,15 @@ def mean_average_precision(
     """
     found = identify(scores, probe_labels, stored_labels, same_images=same_images)
     return float(found.average_precision.mean())
+
+
+def _first(matrix: Doubles, mates: Bools, own: Bools) -> Found:
+    probes = np.flatnonzero(mates.any(axis=1))
+    if not len(probes):
+        raise EvaluationError("no probe has another stored image of its person; nothing to find")
+    nearest = np.where(mates, matrix, np.inf).min(axis=1)[probes]
+    other = np.where(mates | own, np.inf, matrix).min(axis=1)[probes]
+    return Found(probes, nearest < other, nearest)
 
 
 def _checked(

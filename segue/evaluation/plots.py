@@ -1,18 +1,25 @@
-"""The report's pictures: the ROC, and VAL over the mixing ratio. Drawn off screen, returned as PNG.
-
-Every version keeps one colour and one line style in all pictures; the styles alone tell them apart
-in a greyscale print, and letters are large enough to read at half size.
-"""
+"""The report's curves as pictures: the ROC, the mixing ratio, the orders of migrating."""
 
 from __future__ import annotations
 
-import io
-import textwrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from segue.errors import EvaluationError
+from segue.evaluation.canvas import (
+    LETTERS,
+    STYLES,
+    Style,
+    canvas,
+    legend,
+    picture_far,
+    png,
+    shared_legend,
+)
+from segue.evaluation.cells import rate
 from segue.evaluation.results import (
-    OPERATING_FAR,
+    BRIDGE,
+    RANK1,
+    RANK_MERGE,
     SEARCH,
     STORED,
     far_text,
@@ -20,48 +27,23 @@ from segue.evaluation.results import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from collections.abc import Callable, Sequence
 
+    from matplotlib.axes import Axes
+
+    from segue.evaluation.bootstrap import Estimate
+    from segue.evaluation.details import OrderCurve
     from segue.evaluation.results import CompatibilityReport, Row
 
-_DPI = 150
-_LETTERS = 16
-_LETTERS_PER_INCH = 8
-_SMALL = 13
-_LEGEND: dict[str, Any] = {
-    "fontsize": _SMALL,
-    "title_fontsize": _SMALL,
-    "handlelength": 3.6,
-    "framealpha": 0.92,
-    "edgecolor": "#cccccc",
-    "alignment": "left",
+RHO_AXIS = "ρ, share of the gallery that is v2"
+
+_ORDERS = {
+    "random": ("random order (95 %)", "#009e73", "-", "v"),
+    "oldest": ("oldest first", "#cc79a7", (0, (6, 2)), "o"),
+    "touched": ("touched by searches first", "#e69f00", (0, (3, 1.5)), "s"),
+    "farthest": ("farthest from class mean first", "#5d3a9b", (0, (6, 2, 1.5, 2)), "^"),
 }
-
-
-class Style(NamedTuple):
-    """How one kind of row is drawn: a colour of Okabe and Ito's palette, a dash pattern, a mark."""
-
-    label: str
-    colour: str
-    dashes: Any
-    marker: str
-    width: float = 2.6
-
-
-STYLES = {
-    "v1": Style("v1 self (status quo)", "#000000", (0, (1.2, 1.6)), "s"),
-    "twin": Style("twin self (independent v2)", "#7a7a7a", (0, (7, 2.5)), "D"),
-    "v2": Style("v2 self", "#0072b2", "-", "o", 3.2),
-    "v2 -> v1": Style("v2 probe → v1 gallery", "#d55e00", (0, (5, 1.8, 1.2, 1.8)), "^"),
-    "bridge -> v1": Style("best bridge → v1 gallery", "#b8860b", (0, (2.5, 1.2)), "P"),
-    SEARCH: Style("search", "#009e73", (0, (9, 2, 2, 2, 2, 2)), "v"),
-    STORED: Style("stored", "#a0418c", (0, (3.5, 2)), "X"),
-    "rank merge": Style("rank merge of v1 and twin", "#56a0d3", (0, (1, 1)), "d"),
-    "bridge": Style("best bridge", "#b8860b", (0, (2.5, 1.2)), "P"),
-}
-"""Row name or group -> how it is drawn."""
+"""Order of migrating -> label, colour, dashes, mark."""
 
 
 def plot_roc(report: CompatibilityReport, *, title: str, note: str = "") -> bytes:
@@ -70,8 +52,8 @@ def plot_roc(report: CompatibilityReport, *, title: str, note: str = "") -> byte
     Raises:
         EvaluationError: too few impostors for any curve.
     """
-    figure, (axes,) = _canvas(9.6, 7.2, 1, title, note)
-    far = _picture_far(report)
+    figure, ((axes,),) = canvas((9.6, 7.2), (1, 1), title, note)
+    far = picture_far(report)
     curves = []
     for name, style, suffix in _roc_rows(report):
         row = report.row(name)
@@ -90,7 +72,7 @@ def plot_roc(report: CompatibilityReport, *, title: str, note: str = "") -> byte
             marker=style.marker,
             markersize=8,
             markevery=(place % 5, 5),
-            label=f"{_rate(row.at(far).val.value)}  {style.label}{suffix}",
+            label=f"{rate(row.at(far).val.value)}  {style.label}{suffix}",
         )
     axes.axvline(far, color="#bbbbbb", linewidth=1, zorder=0)
     axes.set_xscale("log")
@@ -99,14 +81,14 @@ def plot_roc(report: CompatibilityReport, *, title: str, note: str = "") -> byte
     # Strong models use only the top: zoom in, leaving the lower half to the legend.
     bottom = max(0.0, 1 - 2.2 * (1 - lowest)) if 0.5 < lowest < 1 else 0.0
     axes.set_ylim(bottom, 1 + 0.005 * (1 - bottom))
-    axes.set_xlabel("false accept rate (FAR)", fontsize=_LETTERS)
-    axes.set_ylabel("validation rate (VAL)", fontsize=_LETTERS)
-    axes.legend(title=f"VAL at FAR {far_text(far)}", loc="best", **_LEGEND)
-    return _png(figure)
+    axes.set_xlabel("false accept rate (FAR), share of impostor pairs", fontsize=LETTERS)
+    axes.set_ylabel("validation rate (VAL), share of pairs", fontsize=LETTERS)
+    legend(axes, title=f"VAL at FAR {far_text(far)}", loc="best")
+    return png(figure)
 
 
 def plot_mixed(report: CompatibilityReport, *, title: str, note: str = "") -> bytes:
-    """Return a PNG of VAL over the mixing ratio for both protocols, against v1's own line.
+    """Return a PNG of VAL and rank-1 over the mixing ratio, both protocols, against v1's own line.
 
     Bars and the band are 95 % intervals.
 
@@ -115,32 +97,99 @@ def plot_mixed(report: CompatibilityReport, *, title: str, note: str = "") -> by
     """
     if not report.mixed(SEARCH):
         raise EvaluationError("the report has no mixed rows to draw; evaluate with rhos")
-    far = _picture_far(report)
-    figure, panels = _canvas(13, 7, 2, title, note)
+    far = picture_far(report)
+    figure, panels = canvas((13, 11.5), (2, 2), title, note)
     told = {
         SEARCH: "search: v2 probes, mixed gallery",
         STORED: "stored: both sides mixed",
     }
-    for axes, protocol in zip(panels, (SEARCH, STORED), strict=True):
-        _level(axes, report.row("v1"), far, "v1")
-        if report.has("twin"):
-            _level(axes, report.row("twin"), far, "twin", band=False)
-        _mixed_line(axes, report.mixed(protocol), far, STYLES[protocol], "calibrated", solid=True)
-        _mixed_line(axes, report.mixed(protocol, calibrated=False), far, STYLES[protocol], "raw")
-        if protocol == SEARCH:
-            for group in ("rank merge", "bridge"):
-                _mixed_line(axes, report.mixed(group), far, STYLES[group], "", bars=False)
-        axes.set_title(told[protocol], fontsize=_LETTERS, loc="left")
-        axes.set_xlabel("ρ, share of the gallery that is v2", fontsize=_LETTERS)
+    measures: list[tuple[str, Callable[[Row], Estimate]]] = [
+        (f"VAL at FAR {far_text(far)} (share)", lambda row: row.at(far).val),
+        ("rank-1 (share of probes)", lambda row: row.rank1),
+    ]
+    for row_of_panels, (name, measure) in zip(panels, measures, strict=True):
+        for axes, protocol in zip(row_of_panels, told, strict=True):
+            _mixed_panel(axes, report, protocol, measure)
+            axes.set_xticks(list(report.rhos))
+            axes.set_xticklabels([f"{rho:g}" for rho in report.rhos])
+        row_of_panels[0].set_ylabel(name, fontsize=LETTERS)
+        row_of_panels[1].sharey(row_of_panels[0])
+        row_of_panels[0].autoscale(axis="y")
+        row_of_panels[1].tick_params(labelleft=False)
+    for axes, protocol in zip(panels[0], told, strict=True):
+        axes.set_title(told[protocol], fontsize=LETTERS, loc="left")
+    for axes in panels[1]:
+        axes.set_xlabel(RHO_AXIS, fontsize=LETTERS)
+    shared_legend(figure, [axes for row in panels for axes in row])
+    return png(figure)
+
+
+def plot_backfill(report: CompatibilityReport, *, title: str, note: str = "") -> bytes:
+    """Return a PNG of search over the mixing ratio, a line for each order of migrating.
+
+    Beside them rank merge in random order, which needs two models per query. The legend tells the
+    area under each curve; bars are the 95 % intervals of the random order.
+
+    Raises:
+        EvaluationError: the report has no such curves.
+    """
+    if not report.orders:
+        raise EvaluationError("the report has no backfill curves to draw; evaluate again")
+    metrics = list(dict.fromkeys(curve.metric for curve in report.orders))
+    width = 6.5 * len(metrics) + (3 if len(metrics) == 1 else 0)
+    figure, (panels,) = canvas((width, 9), (1, len(metrics)), title, note)
+    for axes, metric in zip(panels, metrics, strict=True):
+        for curve in report.orders:
+            if curve.metric == metric:
+                _order_line(axes, curve)
+        axes.set_title(metric, fontsize=LETTERS, loc="left")
+        axes.set_xlabel(RHO_AXIS, fontsize=LETTERS)
+        axes.set_ylabel(
+            "share of probes" if metric == RANK1 else "validation rate (share)", fontsize=LETTERS
+        )
         axes.set_xlim(-0.03, 1.03)
-        axes.set_xticks(list(report.rhos))
-        axes.set_xticklabels([f"{rho:g}" for rho in report.rhos])
-    panels[0].set_ylabel(f"VAL at FAR {far_text(far)}", fontsize=_LETTERS)
-    panels[1].sharey(panels[0])
-    panels[0].autoscale(axis="y")
-    panels[1].tick_params(labelleft=False)
-    _shared_legend(figure, panels)
-    return _png(figure)
+        legend(
+            axes,
+            title="area under the curve",
+            loc="upper left",
+            bbox_to_anchor=(0, -0.14),
+            handlelength=2.8,
+        )
+    return png(figure)
+
+
+def _order_line(axes: Axes, curve: OrderCurve) -> None:
+    merged = curve.group == RANK_MERGE
+    if merged and curve.order != "random":
+        return
+    label, colour, dashes, marker = _ORDERS[curve.order]
+    if merged:
+        style = STYLES[RANK_MERGE]
+        label, colour, dashes, marker = (
+            "rank merge, random order",
+            style.colour,
+            style.dashes,
+            style.marker,
+        )
+    values = [each.value for each in curve.values]
+    errors = [
+        [max(0.0, each.value - each.low) for each in curve.values],
+        [max(0.0, each.high - each.value) for each in curve.values],
+    ]
+    if curve.order == "random" and not merged:
+        axes.errorbar(
+            curve.rhos, values, yerr=errors, fmt="none", ecolor=colour, elinewidth=1.8, capsize=5
+        )
+    axes.plot(
+        curve.rhos,
+        values,
+        color=colour,
+        linestyle=dashes,
+        linewidth=2.6,
+        marker=marker,
+        markersize=8,
+        label=f"{rate(curve.area.value)}  {label}",
+    )
 
 
 def _roc_rows(report: CompatibilityReport) -> list[tuple[str, Style, str]]:
@@ -159,23 +208,37 @@ def _roc_rows(report: CompatibilityReport) -> list[tuple[str, Style, str]]:
     return rows
 
 
+def _mixed_panel(
+    axes: Axes, report: CompatibilityReport, protocol: str, measure: Callable[[Row], Estimate]
+) -> None:
+    """Draw one measure of one protocol over rho, between the levels of v1 and twin."""
+    _level(axes, measure(report.row("v1")), STYLES["v1"])
+    if report.has("twin"):
+        _level(axes, measure(report.row("twin")), STYLES["twin"], band=False)
+    style = STYLES[protocol]
+    _mixed_line(axes, report.mixed(protocol), measure, style, "calibrated", bars=True)
+    _mixed_line(axes, report.mixed(protocol, calibrated=False), measure, style, "raw")
+    if protocol == SEARCH:
+        for group in (RANK_MERGE, BRIDGE):
+            _mixed_line(axes, report.mixed(group), measure, STYLES[group], "")
+    axes.set_xlim(-0.03, 1.03)
+
+
 def _mixed_line(
     axes: Axes,
-    rows: tuple[Row, ...],
-    far: float,
+    rows: Sequence[Row],
+    measure: Callable[[Row], Estimate],
     style: Style,
     suffix: str,
     *,
-    solid: bool = False,
-    bars: bool = True,
+    bars: bool = False,
 ) -> None:
-    """Draw one mixed group over rho; the main one solid, its raw counterpart hollow and dashed."""
+    """Draw one group over rho; the one with bars solid, its raw counterpart hollow and dashed."""
     if not rows:
         return
-    values = [row.at(far).val for row in rows]
+    values = [measure(row) for row in rows]
     rhos = [row.rho or 0.0 for row in rows]
-    main = solid or not suffix
-    if bars and solid:
+    if bars:
         errors = [[x.value - x.low for x in values], [x.high - x.value for x in values]]
         axes.errorbar(
             rhos,
@@ -190,21 +253,20 @@ def _mixed_line(
         rhos,
         [x.value for x in values],
         color=style.colour,
-        linestyle="-" if solid else style.dashes,
-        linewidth=style.width if solid else 2,
+        linestyle="-" if bars else style.dashes,
+        linewidth=style.width if bars else 2,
         marker=style.marker,
         markersize=9,
-        markerfacecolor=style.colour if main else "white",
-        label=f"{style.label}{', ' if suffix else ''}{suffix}",
-        zorder=3 if solid else 4,
+        markerfacecolor="white" if suffix == "raw" else style.colour,
+        label=f"{style.label}{', ' if suffix else ''}{suffix}{' (95 %)' if bars else ''}",
+        zorder=3 if bars else 4,
     )
 
 
-def _level(axes: Axes, row: Row, far: float, name: str, *, band: bool = True) -> None:
-    """Draw a row that does not change with rho, with its interval as a band."""
-    style, val = STYLES[name], row.at(far).val
+def _level(axes: Axes, value: Estimate, style: Style, *, band: bool = True) -> None:
+    """Draw what does not change with rho, with its interval as a band."""
     axes.axhline(
-        val.value,
+        value.value,
         color=style.colour,
         linestyle=style.dashes,
         linewidth=style.width,
@@ -212,62 +274,4 @@ def _level(axes: Axes, row: Row, far: float, name: str, *, band: bool = True) ->
         zorder=2,
     )
     if band:
-        axes.axhspan(val.low, val.high, color=style.colour, alpha=0.12, linewidth=0, zorder=1)
-
-
-def _picture_far(report: CompatibilityReport) -> float:
-    """Return FAR 1e-2 if the report measured it, else the smallest measurable, else the largest."""
-    measurable = report.measurable_fars
-    for far in measurable:
-        if far_text(far) == far_text(OPERATING_FAR):
-            return far
-    return measurable[-1] if measurable else report.fars[0]
-
-
-def _canvas(
-    width: float, height: float, panels: int, title: str, note: str
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `width` x `height` inches without a display, and its panels."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout=layout)
-    grid = figure.subplots(1, panels, squeeze=False)
-    wrapped = textwrap.fill(note, int(width * _LETTERS_PER_INCH))
-    told = f"{title}\n{wrapped}" if note else title
-    figure.suptitle(told, fontsize=_LETTERS, x=0.01, ha="left", linespacing=1.3)
-    found = list(grid[0])
-    for axes in found:
-        axes.grid(color="#e4e4e4", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=_SMALL + 1)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, found
-
-
-def _shared_legend(figure: Figure, panels: list[Axes]) -> None:
-    """Explain each label of all panels once, under them."""
-    told_once: dict[str, Artist] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            told_once.setdefault(label, handle)
-    figure.legend(
-        handles=list(told_once.values()),
-        labels=list(told_once),
-        loc="outside lower left",
-        ncols=3,
-        **_LEGEND,
-    )
-
-
-def _png(figure: Figure) -> bytes:
-    target = io.BytesIO()
-    # Without the writer's name and version the same report gives the same bytes.
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
-
-
-def _rate(value: float) -> str:
-    """Return a rate with three decimals and no leading zero: `.518`."""
-    return f"{value:.3f}".removeprefix("0")
+        axes.axhspan(value.low, value.high, color=style.colour, alpha=0.12, linewidth=0, zorder=1)

@@ -164,8 +164,12 @@ def migrated_items(count: int, rho: float, seed: int) -> Bools:
     >>> int(a.sum()), int(b.sum()), bool((b | ~a).all())
     (3, 6, True)
     """
-    turn = np.random.default_rng(seed).permutation(count)
-    return np.asarray(turn < round(rho * count))
+    return np.asarray(migration_turns(count, seed) < round(rho * count))
+
+
+def migration_turns(count: int, seed: int) -> Ints:
+    """Return when each item migrates in random order: its turn from 0, int64 [count]."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 def search_scores(scored: Scored, migrated: Bools) -> Floats | Doubles:

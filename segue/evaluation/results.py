@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue.errors import EvaluationError, FormatError, UnknownNameError
 from segue.evaluation.bootstrap import Estimate
+from segue.evaluation.details import Distribution, OpenSet, OrderCurve
 from segue.harmonic.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Row:
 
     `group` is `self`, `cross`, `search`, `stored`, `rank merge` or `bridge`; mixed rows have a
     `rho` and may be `calibrated`. `negative_flips` is the share of probes right at rank 1 under v1
-    and wrong here. `curve` is VAL at the FARs 10^(-k/10), as far as measurable.
+    and wrong here. `curve` is VAL at the FARs 10^(-k/10), as far as measurable. The intervals of
+    AUC and negative flips are None in reports written before they were measured.
     """
 
     name: str
@@ -137,6 +139,8 @@ class Row:
     negative_flips: float
     deployed: tuple[Deployed, ...]
     curve: tuple[tuple[float, float], ...]
+    auc_interval: Estimate | None = None
+    negative_flips_interval: Estimate | None = None
 
     def at(self, far: float) -> FarPoint:
         """Return the point measured at a FAR.
@@ -169,6 +173,8 @@ class Row:
             negative_flips=float(value["negative_flips"]),
             deployed=tuple(Deployed.from_json(point) for point in value["deployed"]),
             curve=tuple((float(far), float(val)) for far, val in value["curve"]),
+            auc_interval=_maybe(value.get("auc_interval")),
+            negative_flips_interval=_maybe(value.get("negative_flips_interval")),
         )
 
 
@@ -190,8 +196,8 @@ class Gain:
         gain, tax = value["update_gain"], value["tax"]
         return cls(
             metric=str(value["metric"]),
-            update_gain=None if gain is None else Estimate.from_json(gain),
-            tax=None if tax is None else Estimate.from_json(tax),
+            update_gain=_maybe(gain),
+            tax=_maybe(tax),
         )
 
 
@@ -200,7 +206,8 @@ class Backfill:
     """One metric over the whole migration, as `group` (calibrated) merges it.
 
     `area` is the metric's mean over rho (trapezoids; FastFill's area under the backfill curve);
-    `minimum` its lowest point, at `minimum_rho`.
+    `minimum` its lowest point, at `minimum_rho`, and `minimum_against_v1` its difference to v1 self
+    (None in reports written before it was measured).
     """
 
     group: str
@@ -208,6 +215,7 @@ class Backfill:
     area: Estimate
     minimum: float
     minimum_rho: float
+    minimum_against_v1: Estimate | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Backfill:
@@ -218,6 +226,7 @@ class Backfill:
             area=Estimate.from_json(value["area"]),
             minimum=float(value["minimum"]),
             minimum_rho=float(value["minimum_rho"]),
+            minimum_against_v1=_maybe(value.get("minimum_against_v1")),
         )
 
 
@@ -227,7 +236,8 @@ class CompatibilityReport:
 
     `people_with_mates` have two images or more. `impostor_pairs` and `genuine_pairs` count pairs of
     images once. `calibrations` are keyed by (probe role, stored role); roles are `v1`, `v2`, `twin`
-    and `bridge`.
+    and `bridge`. `orders`, `open_set` and `distributions` are empty in reports written before they
+    were measured.
     """
 
     people: int
@@ -243,6 +253,9 @@ class CompatibilityReport:
     gains: tuple[Gain, ...]
     backfill: tuple[Backfill, ...]
     calibrations: dict[tuple[str, str], Calibration]
+    orders: tuple[OrderCurve, ...] = ()
+    open_set: tuple[OpenSet, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
 
     def row(self, name: str) -> Row:
         """Return a row by name, such as `v1`, `v2 -> v1` or `search rho=0.5 calibrated`.
@@ -343,6 +356,11 @@ class CompatibilityReport:
                 )
                 for edge in value["calibrations"]
             },
+            orders=tuple(OrderCurve.from_json(each) for each in value.get("orders", ())),
+            open_set=tuple(OpenSet.from_json(each) for each in value.get("open_set", ())),
+            distributions=tuple(
+                Distribution.from_json(each) for each in value.get("distributions", ())
+            ),
         )
 
 
@@ -353,6 +371,10 @@ def mixed_name(group: str, rho: float, *, calibrated: bool) -> str:
     'search rho=0.25 calibrated'
     """
     return f"{group} rho={rho:g} {'calibrated' if calibrated else 'raw'}"
+
+
+def _maybe(value: Any) -> Estimate | None:
+    return None if value is None else Estimate.from_json(value)
 
 
 def _plain(value: Any) -> Any:

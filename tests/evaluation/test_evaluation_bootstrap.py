@@ -78,6 +78,7 @@ def test_everybody_once_is_the_point_estimate(case):
         assert refused[0] == curve.refused(far)
         assert curve.val_below(once, refused)[0][0] == val_at_far(genuine, impostor, far).val
     assert curve.auc == pytest.approx(auc(genuine, impostor))
+    assert curve.auc_in(once) == pytest.approx(curve.auc)
 
 
 def test_identity_averaged_val_gives_each_person_the_same_say():
@@ -101,6 +102,26 @@ def test_blocks_do_not_change_the_threshold():
     assert len(curve.impostor) > 3 * 4096
     fars = (0.9, 0.5, 0.1, 0.01, 1e-3)
     assert curve.refused_in(once, fars)[:, 0].tolist() == [curve.refused(far) for far in fars]
+
+
+def test_the_auc_of_a_resample_is_that_of_copied_people():
+    """What is left out is of second order: far below what the draw of people moves."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(40), 3)
+    kind = random.normal(size=40)[labels] / 2
+    scores = random.normal(size=(120, 120)) + kind[:, None] + kind
+    scores += 1.5 * (labels[:, None] != labels)
+    resamples = Resamples.draw(np.full(40, 3), 20, 1)
+    for directed in (True, False):
+        curve = Curve(all_pairs(labels, directed=directed), scores)
+        exact = []
+        for weights in resamples.weights.T:
+            drawn = np.repeat(np.arange(40), weights.astype(int))
+            exact.append(auc(*copied_pairs(scores, labels, drawn, directed=directed)))
+        found = curve.auc_in(resamples)
+        assert np.abs(found - exact).mean() < 0.15 * np.std(exact)
+        assert np.std(found) == pytest.approx(np.std(exact), rel=0.1)
+        assert curve.auc_in(Resamples.point(40)) == pytest.approx(curve.auc)
 
 
 def test_a_fixed_seed_draws_the_same_people():

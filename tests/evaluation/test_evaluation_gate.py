@@ -126,6 +126,21 @@ def test_one_ratio_wholly_below_v1_is_no_go(group):
     assert failed(a_report(mixed(group, 0.5, difference=reaching, rank1=reaching))) == []
 
 
+@pytest.mark.parametrize("rhos", [(), (0,), (1,), (0, 1), (0, 0.25, 1), (0.5, 1), (0, 0.5)])
+def test_the_ends_alone_are_not_the_whole_migration(rhos):
+    """A report without ratios from 0 to 1, at most a half apart, does not pass."""
+    report = a_report()
+    kept = tuple(row for row in report.rows if row.rho is None or row.rho in rhos)
+    kept += () if 0.25 not in rhos else (mixed("search", 0.25), mixed("stored", 0.25))
+    report = replace(report, rows=kept)
+    if not rhos:
+        with pytest.raises(EvaluationError, match="1e-2"):
+            evaluate_gate(report)
+        return
+    assert failed(report) == ["search VAL", "search rank-1", "stored VAL", "stored rank-1"]
+    assert "mixing ratios from 0 to 1" in evaluate_gate(report).reasons()[0]
+
+
 def test_a_reason_names_the_worst_ratio():
     """The sentence tells where and by how much."""
     below = Estimate(-0.04, -0.08, -0.01)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -18,7 +19,10 @@ from segue.evaluation import (
     render_markdown,
     write_report,
 )
-from segue.evaluation.plots import STYLES, plot_mixed, plot_roc
+from segue.evaluation.canvas import STYLES
+from segue.evaluation.plot_distributions import plot_distributions
+from segue.evaluation.plots import plot_backfill, plot_mixed, plot_roc
+from segue.evaluation.report import gate_lines
 from segue.evaluation.results import far_text
 
 
@@ -36,10 +40,15 @@ def table(text, heading):
     return [[cell.strip() for cell in row] for row in rows if "---" not in row[0]]
 
 
-def test_four_files_are_written(folder):
-    """JSON, Markdown and two pictures; nothing temporary stays."""
+PICTURES = ("backfill.png", "distributions.png", "mixed.png", "roc.png")
+
+
+def test_the_files_are_written(folder):
+    """JSON, Markdown and four pictures, all of them shown; nothing temporary stays."""
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["mixed.png", "report.json", "report.md", "roc.png"]
+    assert names == sorted([*PICTURES, "report.json", "report.md"])
+    text = (folder / "report.md").read_text()
+    assert all(f"]({name})" in text for name in PICTURES)
 
 
 def test_the_json_file_is_the_report_and_the_gate(folder, report):
@@ -84,6 +93,31 @@ def test_the_text_tells_the_verdict_and_its_reasons(folder, report):
     assert text.startswith("# faces/1 to faces/2\n\ndrawn\n")
 
 
+def test_every_order_stands_beside_its_rank_merge(folder, report):
+    """Orders, metrics and both galleries, each with its area, and search with the difference."""
+    text = (folder / "report.md").read_text().split("### By the order of migrating")[1]
+    rows = [line for line in text.split("![")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(report.orders) == 4 * 2 * 2
+    assert sum(row.endswith(" – |") for row in rows) == 8
+
+
+def test_open_set_figures_say_what_is_not_measurable(folder):
+    """Only supported galleries have a column; the others are named."""
+    text = (folder / "report.md").read_text()
+    head, *rows = table(text, "Open-set search")
+    assert head == ["compared", "10 in 1,000"]
+    assert "Not measurable here: 0.1 in 1,000, 1 in 10,000" in text
+    assert [rows[0][0], rows[2][0]] == ["v1 self (status quo)", "v2 self"]
+
+
+def test_a_gate_tells_too_few_people_apart_from_a_missing_twin(make):
+    """Without a twin the tax fails for its own reason, whatever else is not measurable."""
+    data = [make(twin=False, seed=seed) for seed in (1, 2)]
+    lines = gate_lines(evaluate_gate(measure_compatibility(*data, bootstrap=10)))
+    assert any(line.startswith("FAIL  the tax is unknown: no twin") for line in lines)
+    assert lines[-1].startswith("????  not measurable on so few people: cross above v1")
+
+
 def test_what_is_not_measurable_is_said(folder):
     """FARs without support are named and have no column."""
     text = (folder / "report.md").read_text()
@@ -98,16 +132,20 @@ def test_every_table_is_whole(folder):
         "What compatibility brings and costs",
         "Over the whole migration",
         "At the deployed threshold",
+        "Open-set search",
         "More measures",
     ):
-        head, *rows = table(text, heading)
-        assert rows
-        assert {len(row) for row in rows} == {len(head)}
+        parts = text.split(f"## {heading}")[1].split("\n## ")[0].split("\n\n")
+        tables = [part.splitlines() for part in parts if part.startswith("| ")]
+        assert tables
+        for head, *rows in tables:
+            assert len(rows) > 1
+            assert {row.count("|") for row in rows} == {head.count("|")}
 
 
 def test_pictures_are_large_enough_to_print(folder):
-    """Both pictures are PNGs more than 1,200 pixels wide."""
-    for name in ("roc.png", "mixed.png"):
+    """All pictures are PNGs more than 1,200 pixels wide."""
+    for name in PICTURES:
         with Image.open(folder / name) as picture:
             assert picture.format == "PNG"
             assert picture.width >= 1200
@@ -116,7 +154,31 @@ def test_pictures_are_large_enough_to_print(folder):
 
 def test_the_same_report_draws_the_same_bytes(report):
     """A picture depends on nothing but its report."""
-    assert plot_roc(report, title="a") == plot_roc(report, title="a")
+    for plot in (plot_roc, plot_distributions):
+        assert plot(report, title="a") == plot(report, title="a")
+
+
+def test_a_report_of_older_parts_is_still_written(tmp_path):
+    """A report written before orders, open-set and distributions lacks their pictures, no more."""
+    value = json.loads((Path(__file__).parent / "golden" / "report-1.json").read_text())
+    report = CompatibilityReport.from_json(value)
+    assert report.row("v1").auc_interval is None
+    assert report.backfill[0].minimum_against_v1 is None
+    gate = evaluate_gate(replace(report, rows=tuple(map(with_fars, report.rows))))
+    write_report(tmp_path, report, gate)
+    assert not (tmp_path / "backfill.png").exists()
+    assert "Open-set" not in (tmp_path / "report.md").read_text()
+    for plot in (plot_distributions, plot_backfill):
+        with pytest.raises(EvaluationError, match="evaluate again"):
+            plot(report, title="none")
+
+
+def with_fars(row):
+    """Give a row the FARs that the gate reads, as not measurable."""
+    if not row.deployed:
+        return row
+    points = [replace(row.deployed[0], far=far, measurable=False) for far in (0.01, 0.001)]
+    return replace(row, deployed=(*row.deployed, *points))
 
 
 def test_no_two_kinds_share_a_style():
