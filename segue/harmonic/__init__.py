@@ -48,14 +48,24 @@ if TYPE_CHECKING:
         triplet_loss_on,
     )
     from segue.harmonic.mining import (
+        STRATEGIES,
         Triplets,
-        mine_pools,
         nearest_semi_hard,
         select_triplets,
         semi_hard_triplets,
     )
+    from segue.harmonic.offline import (
+        OfflineMiner,
+        draw_triplets,
+    )
+    from segue.harmonic.pools import (
+        COMBINATIONS,
+        mine_pools,
+    )
 
 _TORCH_HOMES = {
+    "COMBINATIONS": "segue.harmonic.pools",
+    "STRATEGIES": "segue.harmonic.mining",
     "BctLoss": "segue.harmonic.losses",
     "ContraRactLoss": "segue.harmonic.losses",
     "HarmonicTripletLoss": "segue.harmonic.losses",
@@ -64,6 +74,7 @@ _TORCH_HOMES = {
     "LceLoss": "segue.harmonic.losses",
     "Loss": "segue.harmonic.losses",
     "MixBctLoss": "segue.harmonic.losses",
+    "OfflineMiner": "segue.harmonic.offline",
     "TripletContraRactLoss": "segue.harmonic.losses",
     "TripletLoss": "segue.harmonic.losses",
     "Triplets": "segue.harmonic.mining",
@@ -72,9 +83,10 @@ _TORCH_HOMES = {
     "check_needs": "segue.harmonic.losses",
     "class_means": "segue.harmonic.losses",
     "class_radii": "segue.harmonic.losses",
+    "draw_triplets": "segue.harmonic.offline",
     "list_losses": "segue.harmonic.losses",
     "make_loss": "segue.harmonic.losses",
-    "mine_pools": "segue.harmonic.mining",
+    "mine_pools": "segue.harmonic.pools",
     "nearest_semi_hard": "segue.harmonic.mining",
     "register_loss": "segue.harmonic.losses",
     "select_triplets": "segue.harmonic.mining",
@@ -83,6 +95,8 @@ _TORCH_HOMES = {
 }
 
 __all__ = [
+    "COMBINATIONS",
+    "STRATEGIES",
     "BctLoss",
     "Bridge",
     "BridgeChoice",
@@ -94,6 +108,7 @@ __all__ = [
     "LceLoss",
     "Loss",
     "MixBctLoss",
+    "OfflineMiner",
     "TripletContraRactLoss",
     "TripletLoss",
     "Triplets",
@@ -105,6 +120,7 @@ __all__ = [
     "class_means",
     "class_radii",
     "count_people_pairs",
+    "draw_triplets",
     "fit_bridge",
     "impostor_distances",
     "list_bridges",

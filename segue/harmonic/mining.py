@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from segue.errors import UnknownNameError, UsageError, VectorError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 STRATEGIES = ("semi-hard", "hardest", "random")
 """How a negative is chosen for an anchor and a positive; see `select_triplets`."""
@@ -277,110 +274,3 @@ def check_strategy(strategy: str) -> None:
     """
     if strategy not in STRATEGIES:
         raise UnknownNameError("mining strategy", strategy, STRATEGIES)
-
-
-# --- pools of two versions ------------------------------------------------------------------
-
-COMBINATIONS = ("nnn", "nno", "non", "noo", "onn", "ono", "oon", "ooo")
-"""From which version, new or old, anchor, positive and negative come."""
-
-
-def check_combinations(combinations: Sequence[str] | str) -> tuple[str, ...]:
-    """Return the combinations in the order of COMBINATIONS.
-
-    Args:
-        combinations: of COMBINATIONS, or one string of them with commas.
-
-    Raises:
-        UsageError: an unknown or repeated one, or none that has a new vector to train.
-    """
-    if isinstance(combinations, str):
-        combinations = [each.strip() for each in combinations.split(",")]
-    chosen = tuple(each for each in COMBINATIONS if each in combinations)
-    if len(chosen) != len(combinations):
-        raise UsageError(
-            f"combinations {list(combinations)}: choose from {', '.join(COMBINATIONS)}, "
-            "the versions (n new, o old) of anchor, positive and negative"
-        )
-    if not any("n" in each for each in chosen):
-        raise UsageError("triplets of old vectors only train nothing; let some be new")
-    return chosen
-
-
-def mine_pools(
-    new: Tensor,
-    labels: Tensor,
-    old: Tensor,
-    *,
-    combinations: Sequence[str] = COMBINATIONS,
-    margin: float = 0.2,
-    strategy: str = "semi-hard",
-    generator: torch.Generator | None = None,
-    rows_at_once: int | None = None,
-) -> Triplets:
-    """Return triplets that mix the new and the old vectors of the same images.
-
-    Every pair of vectors of one person is an anchor and a positive, the new and the old vector of
-    one image too, a vector with itself never. Its negative is chosen (`select_triplets`) from all
-    the versions together that the combinations allow for the versions of the pair: with "nno" and
-    "nnn" a pair of new vectors takes the nearest of both, with "nno" alone the nearest old one.
-    "ooo" only takes part in that choice: triplets of old vectors only have no gradient and are
-    left out.
-
-    Args:
-        new: float [N, d].
-        labels: who each image shows, int64 [N].
-        old: float [N, d].
-        combinations: as `check_combinations` returns them.
-        margin: alpha of the triplet loss, in squared distance.
-        strategy: one of STRATEGIES.
-        generator: what `random` draws from; the global one if None.
-        rows_at_once: anchors to be mined at a time, which bounds the memory; by default all.
-
-    Returns:
-        Rows of `torch.cat([new, old])`.
-    """
-    count = len(new)
-    both, people = torch.cat([wide(new), wide(old)]).detach(), labels.repeat(2)
-    pools = {"n": slice(0, count), "o": slice(count, 2 * count)}
-    found = []
-    for version, positives, negatives in _pool_groups(combinations):
-        for start, stop in _chunks(pools[version], rows_at_once):
-            distances = pairwise_squared_distances(both[start:stop], both)
-            positive = people[start:stop, None] == people
-            negative = ~positive
-            positive.diagonal(start).fill_(False)
-            for other, rows in pools.items():
-                if other not in positives:
-                    positive[:, rows] = False
-                if other not in negatives:
-                    negative[:, rows] = False
-            mined = select_triplets(
-                distances, positive, negative, margin, strategy=strategy, generator=generator
-            )
-            found.append(mined._replace(anchor=mined.anchor + start))
-    triplets = Triplets(*(torch.cat(indices) for indices in zip(*found, strict=True)))
-    return with_a_new_one(triplets, count)
-
-
-def with_a_new_one(triplets: Triplets, new: int) -> Triplets:
-    """Leave out the triplets of old vectors only: rows from `new` on."""
-    anchor, positive, negative = triplets
-    kept = ((anchor < new) | (positive < new) | (negative < new)).nonzero().squeeze(1)
-    return Triplets(anchor[kept], positive[kept], negative[kept])
-
-
-def _pool_groups(combinations: Sequence[str]) -> list[tuple[str, set[str], set[str]]]:
-    """Return anchor version, positive versions and negative versions that can be mined together."""
-    groups: dict[tuple[str, str], set[str]] = {}
-    for version, positive in ("nn", "no", "on", "oo"):
-        negatives = "".join(n for n in "no" if version + positive + n in combinations)
-        if negatives and (version + positive + negatives) != "ooo":
-            groups.setdefault((version, negatives), set()).add(positive)
-    return [(version, chosen, set(negatives)) for (version, negatives), chosen in groups.items()]
-
-
-def _chunks(rows: slice, at_once: int | None) -> list[tuple[int, int]]:
-    step = at_once or max(rows.stop - rows.start, 1)
-    starts = range(rows.start, rows.stop, step) or [rows.start]
-    return [(start, min(start + step, rows.stop)) for start in starts]

@@ -17,18 +17,8 @@ from segue.harmonic.loss_registry import (
     check_weight,
     register_loss,
 )
-from segue.harmonic.mining import (
-    COMBINATIONS,
-    Triplets,
-    check_combinations,
-    check_margin,
-    check_strategy,
-    mine_pools,
-    pairwise_squared_distances,
-    select_triplets,
-    wide,
-    with_a_new_one,
-)
+from segue.harmonic.mining import Triplets, check_margin, check_strategy, wide
+from segue.harmonic.pools import COMBINATIONS, check_combinations, mine_pools, with_a_new_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,18 +75,14 @@ class TripletLoss:
         check_new(vectors, labels)
         given = triplets is not None
         if triplets is None:
-            with torch.no_grad():
-                same = labels[:, None] == labels
-                distances = pairwise_squared_distances(vectors, vectors)
-                other = ~same
-                triplets = select_triplets(
-                    distances,
-                    same.fill_diagonal_(False),
-                    other,
-                    self.margin,
-                    strategy=self.strategy,
-                    generator=generator,
-                )
+            triplets = mine_pools(
+                vectors,
+                labels,
+                None,
+                margin=self.margin,
+                strategy=self.strategy,
+                generator=generator,
+            )
         each = None if weights is None else _products(triplets, _reliabilities(weights, vectors))
         return _mean_hinge(vectors, triplets, self.margin, each, mined=not given)
 
