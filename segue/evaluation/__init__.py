@@ -10,6 +10,8 @@ from segue.evaluation.bootstrap import Estimate
 from segue.evaluation.compatibility import CompatibilityData, measure_compatibility
 from segue.evaluation.gate import Check, GateResult, evaluate_gate
 from segue.evaluation.identification import identify, mean_average_precision, rank1
+from segue.evaluation.matrix import MatrixCell, VersionMatrix, measure_matrix
+from segue.evaluation.matrix_report import render_matrix, write_matrix
 from segue.evaluation.report import render_markdown, write_report
 from segue.evaluation.results import CompatibilityReport, Row
 from segue.evaluation.roc import ValAtFar, auc, roc_curve, val_at_far
@@ -23,21 +25,26 @@ __all__ = [
     "Estimate",
     "Figure",
     "GateResult",
+    "MatrixCell",
     "Row",
     "UpgradeFigures",
     "ValAtFar",
     "Verification",
+    "VersionMatrix",
     "auc",
     "evaluate_gate",
     "identify",
     "mean_average_precision",
     "measure_compatibility",
+    "measure_matrix",
     "measure_upgrade",
     "rank1",
     "read_pairs",
     "render_markdown",
+    "render_matrix",
     "roc_curve",
     "val_at_far",
     "verify",
+    "write_matrix",
     "write_report",
 ]

@@ -97,7 +97,8 @@ class Meter:
 
     Args:
         labels: int64 [N], people numbered from 0 without gaps.
-        calibration: of v1 with itself; it gives the thresholds in use today.
+        calibration: of v1 with itself; it gives the thresholds in use today, None if no row is
+            `deployed`.
         fars: false accept rates to measure at.
         bootstrap: resamples of people.
         seed: of the resamples.
@@ -109,13 +110,13 @@ class Meter:
     def __init__(
         self,
         labels: Ints,
-        calibration: Calibration,
+        calibration: Calibration | None,
         fars: tuple[float, ...],
         bootstrap: int,
         seed: int,
     ) -> None:
         self.fars = fars
-        self.frozen = _frozen_thresholds(calibration, fars)
+        self.frozen = _frozen_thresholds(calibration, fars) if calibration else {}
         self._labels = labels
         self._pairs: dict[bool, Pairs] = {}
         images = np.bincount(labels)

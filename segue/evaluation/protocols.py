@@ -105,11 +105,16 @@ class CompatibilityData:
 
     def at_most(self, images_per_person: int, seed: int) -> CompatibilityData:
         """Return a seeded choice of at most so many images of each person."""
-        order = np.random.default_rng(seed).permutation(len(self.labels))
-        by_person = order[np.argsort(self.labels[order], kind="stable")]
-        people = self.labels[by_person]
-        nth = np.arange(len(people)) - np.searchsorted(people, people, side="left")
-        return self.take(np.sort(by_person[nth < images_per_person]))
+        return self.take(chosen_images(self.labels, images_per_person, seed))
+
+
+def chosen_images(labels: Ints, images_per_person: int, seed: int) -> Ints:
+    """Return the rows of a seeded choice of at most so many images of each person, ascending."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_person = order[np.argsort(labels[order], kind="stable")]
+    people = labels[by_person]
+    nth = np.arange(len(people)) - np.searchsorted(people, people, side="left")
+    return np.sort(by_person[nth < images_per_person])
 
 
 def calibrate_edges(data: CompatibilityData) -> dict[tuple[str, str], Calibration]:
