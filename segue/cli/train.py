@@ -1,4 +1,4 @@
-"""`segue train base` and `segue train harmonic`."""
+"""`segue train base`, `segue train harmonic` and `segue train bridge`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segue.cli.common import emit, json_option, open_workspace, progress_bar
+from segue.cli.common import emit, json_option, open_workspace, progress_bar, table
 from segue.cli.evaluate import data_option
 
 if TYPE_CHECKING:
     from segue.registry import Version
+    from segue.workspace.bridging import TrainedBridge
 
 
 @click.group()
 def train() -> None:
-    """Train a version, or one harmonic with an old version.
+    """Train a version, one harmonic with an old version, or a bridge between two.
 
     A killed training goes on when the same command is run again.
     """
@@ -99,6 +100,67 @@ def harmonic(
         as_json,
         lambda: "\n".join([*(_line(version) for version in versions), advice]),
     )
+
+
+@train.command()
+@data_option
+@click.option("--old", required=True, help="The deployed version (v1).")
+@click.option("--new", required=True, help="The version to upgrade to (v2).")
+@click.option(
+    "--kind",
+    default="best",
+    show_default=True,
+    help="procrustes, ridge, low_rank or mlp; best: the one that does best on held-out people.",
+)
+@click.option(
+    "--direction",
+    default="new-to-old",
+    show_default=True,
+    help="Map v2's probes for v1's vectors; old-to-new: v1's probes for v2's vectors.",
+)
+@click.option(
+    "--part", default="validation", show_default=True, help="People to fit on, or calibration."
+)
+@click.option("--old-vectors", type=click.Path(path_type=Path), help=".npz with v1's vectors.")
+@click.option("--replace", is_flag=True, help="Replace an edge that is calibrated already.")
+@click.option("--seed", default=0, show_default=True)
+@json_option
+@click.pass_context
+def bridge(
+    context: click.Context, /, data: Path, old: str, new: str, as_json: bool, **given: Any
+) -> None:
+    """Fit a map between two versions that were not trained together, for their edge."""
+    workspace = open_workspace(context)
+    with progress_bar() as progress:
+        made = workspace.train_bridge(data, old=old, new=new, progress=progress, **given)
+    value = {
+        "bridge": made.number,
+        "kind": made.bridge.kind,
+        "probe": made.probe,
+        "stored": made.stored,
+        "settings": dict(made.bridge.settings),
+        "kinds": list(made.table),
+    }
+    emit(value, as_json, lambda: _bridge_text(made, data))
+
+
+def _bridge_text(made: TrainedBridge, data: Path) -> str:
+    """Tell what was tried on held-out people, what was taken, and what comes next."""
+    settings = made.bridge.settings
+    rows = [
+        [row["kind"], f"{row['distance']:.4f}", "" if row["val"] is None else f"{row['val']:.3f}"]
+        for row in made.table
+    ]
+    fitted = (
+        f"bridge {made.number} ({made.bridge.kind}), {made.probe} -> {made.stored}: fitted on "
+        f"{settings['images']} images of the {settings['people']} people of part {settings['part']}"
+    )
+    advice = (
+        f"next: `segue calibrate {made.probe} --stored {made.stored} --data {data}`; until then "
+        "the edge ranks nothing together with other versions"
+    )
+    header = ["kind", "held-out distance", "VAL at FAR 1e-2"]
+    return "\n".join([table(header, rows), fitted, advice])
 
 
 def _value(version: Version) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segue.registry import Registry, Version
     from segue.train import HarmonicSettings, TrainSettings
     from segue.types import Progress
+    from segue.workspace.bridging import TrainedBridge
     from segue.workspace.measuring import Compatibility
 
 from segue.types import no_progress
@@ -126,6 +127,61 @@ class Workspace:
             start=start,
             old_vectors=old_vectors,
             twin=twin,
+            progress=progress,
+        )
+
+    def train_bridge(
+        self,
+        data: Path | str,
+        *,
+        old: str,
+        new: str,
+        kind: str = "best",
+        direction: str = "new-to-old",
+        part: str = "validation",
+        old_vectors: Path | None = None,
+        replace: bool = False,
+        seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> TrainedBridge:
+        """Fit a bridge between two versions that were not trained together, and save its edge.
+
+        The edge new -> old (old -> new with `direction` "old-to-new") compares through the bridge
+        from then on, once `calibrate` or `evaluate_compatibility` has measured it. Outputs
+        `embedding` are joined; dimensions may differ.
+
+        Args:
+            data: faces; the bridge is fitted on the people of `part`, at most ten images of each.
+            old: the deployed version.
+            new: the version to upgrade to.
+            kind: a registered kind of bridge, or `best`: the one that does best on held-out people.
+            direction: `new-to-old` or `old-to-new`.
+            part: `validation` or `calibration`; no result may be of the same people.
+            old_vectors: a file with the old version's vectors, for one that has no model; its form
+                is that of `train_harmonic`.
+            replace: take the place of an edge that is calibrated already.
+            seed: of the folds and of the network's weights.
+            progress: told while embedding.
+
+        Raises:
+            UsageError: two times one version, or a calibrated edge without `replace`.
+            UnknownNameError: no such kind, direction or part.
+            UnknownVersionError, NoModelError: no such version, or it has no model.
+            PeopleError: too few people to choose on.
+        """
+        from segue.workspace import bridging
+
+        return bridging.train_bridge(
+            self,
+            old,
+            new,
+            Path(data),
+            kind=kind,
+            direction=direction,
+            part=part,
+            old_vectors=old_vectors,
+            replace_calibrated=replace,
+            seed=seed,
             progress=progress,
         )
 

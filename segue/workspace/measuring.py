@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from segue.evaluation.protocols import CompatibilityData
     from segue.evaluation.results import CompatibilityReport, Row
     from segue.evaluation.verification import Verification
-    from segue.harmonic.bridges import Bridge
+    from segue.harmonic.bridges import BridgeChoice
     from segue.harmonic.calibration import Calibration
     from segue.registry import Edge, Version
     from segue.types import Floats, Progress
@@ -46,8 +46,8 @@ EMBED_BATCH = 128
 REPORT_PARTS = ("validation", "test")
 """The parts that a report may be of: nobody in them is trained or calibrated on."""
 
-BRIDGES = ("procrustes", "ridge")
-"""The maps that stand in the report as what untrained compatibility gives."""
+FITTED_ON = "validation"
+"""The part that the report's bridge is fitted on, unless the report is of it."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def compatibility(
     """Measure old and new and their twin on `part`, calibrated on part `calibration`."""
     from segue.evaluation.compatibility import measure_compatibility
     from segue.evaluation.gate import evaluate_gate
+    from segue.workspace.bridging import check_unseen, with_best_bridge
 
     registry = workspace.registry
     old_version, new_version = registry.resolve(old), registry.resolve(new)
@@ -123,22 +124,50 @@ def compatibility(
     registry.tracking.connect()  # MLflow out of reach is told before anything is measured
     everyone = read_faces(data)
     chosen = (old_version, new_version, twin_version)
-    measured, calibrating = (
-        _vectors(workspace, chosen, everyone.part(name), old_vectors, seed=seed, progress=progress)
-        for name in (part, "calibration")
+    parts = [part, "calibration"]
+    if part != FITTED_ON and any(face.part == FITTED_ON for face in everyone.faces):
+        parts.append(FITTED_ON)
+    edge = _bridged_edge(workspace, new_version, old_version)
+    for name in parts[:2]:
+        check_unseen(
+            None if edge is None else edge.bridge, everyone.part(name), "measure and calibrate it"
+        )
+    measured, calibrating, *fitting = (
+        _vectors(
+            workspace, chosen, everyone.part(name), edge, old_vectors, seed=seed, progress=progress
+        )
+        for name in parts
     )
-    measured, calibrating, bridge = _with_bridge(chosen, measured, calibrating)
+    measured, calibrating, choice = with_best_bridge(
+        old_version, twin_version, measured, calibrating, fitting[0] if fitting else None
+    )
     report = measure_compatibility(
         measured, calibrating, bootstrap=bootstrap, seed=seed, progress=progress
     )
     gate = evaluate_gate(report)
     note = (
         f"People of part {part}, calibrated on part calibration; twin {twin_version.version}, "
-        f"best bridge {bridge}"
+        f"best bridge {choice.bridge.kind}, of {_kinds(choice)}"
     )
     if (data / NOTICE_FILE).is_file():
         note = f"{NOTICE}. {note}"
-    return _store(workspace, chosen, report, gate, note)
+    if edge is not None:
+        note = f"{note}. v2 is compared with v1 through the bridge of its edge"
+    return _store(workspace, chosen, report, gate, note=note, bridged=edge)
+
+
+def _bridged_edge(workspace: Workspace, probe: Version, stored: Version) -> Edge | None:
+    """Return the edge if it compares through a bridge, None otherwise."""
+    from segue.workspace.bridging import known_edge
+
+    known = known_edge(workspace, probe.version, stored.version)
+    return None if known is None or known.bridge is None else known
+
+
+def _kinds(choice: BridgeChoice) -> str:
+    """Say what the bridge was chosen from."""
+    listed = ", ".join(f"{score.kind} {score.distance:.3f}" for score in choice.scores)
+    return f"{listed} (squared distance from v1's vectors, people held out)"
 
 
 def find_twin(workspace: Workspace, new: Version) -> Version:
@@ -162,11 +191,13 @@ def _vectors(
     workspace: Workspace,
     chosen: tuple[Version, Version, Version],
     faces: FaceList,
+    edge: Edge | None,
     old_vectors: Path | None,
     *,
     seed: int,
     progress: Progress,
 ) -> CompatibilityData:
+    """Embed people by v1, v2 and the twin; `edge` is that of v2 -> v1 if it has a bridge."""
     from segue.evaluation.protocols import CompatibilityData
 
     drawn = faces.at_most(IMAGES_PER_PERSON, seed)
@@ -178,11 +209,14 @@ def _vectors(
         old = {DEFAULT_OUTPUT: old_vectors_from_file(old_vectors, drawn)}
     new, twin = (embed_faces(workspace, v.version, drawn, progress) for v in chosen[1:])
     cross = new.get(COMPATIBLE_OUTPUT, new[DEFAULT_OUTPUT])
+    if edge is not None and edge.bridge is not None:
+        cross = edge.bridge.apply(new[edge.probe_output], version=chosen[1].version)
     if cross.shape[1] != old[DEFAULT_OUTPUT].shape[1]:
         raise EvaluationError(
             f"{chosen[1].version} has dimension {cross.shape[1]}, {chosen[0].version} has "
             f"{old[DEFAULT_OUTPUT].shape[1]}, and no output {COMPATIBLE_OUTPUT!r} of that "
-            "dimension: they cannot be compared; train one with `segue train harmonic`"
+            "dimension: they cannot be compared; train one with `segue train harmonic`, or a "
+            "bridge with `segue train bridge`"
         )
     return CompatibilityData(
         labels=drawn.labels,
@@ -194,66 +228,14 @@ def _vectors(
     )
 
 
-def _with_bridge(
-    chosen: tuple[Version, Version, Version],
-    measured: CompatibilityData,
-    calibrating: CompatibilityData,
-) -> tuple[CompatibilityData, CompatibilityData, str]:
-    """Add the twin mapped into v1's space by the better bridge.
-
-    Bridges are fitted on calibration people. Which is the better is decided there, by fitting on
-    each half of those people and measuring rank-1 against v1 on the other; the calibration people
-    are mapped by the bridge of the half that they are not in, so that the calibration is of
-    vectors that the bridge was not fitted on.
-    """
-    from segue.evaluation.identification import rank1
-    from segue.harmonic.bridges import fit_bridge
-    from segue.harmonic.distances import squared_distances
-
-    old, _, twin = chosen
-
-    def fit(kind: str, data: CompatibilityData) -> Bridge:
-        assert data.twin is not None
-        return fit_bridge(
-            kind,
-            data.twin,
-            data.v1,
-            labels=data.labels,
-            source_version=twin.version,
-            target_version=old.version,
-        )
-
-    def apply(bridge: Bridge, data: CompatibilityData) -> Floats:
-        assert data.twin is not None
-        return bridge.apply(data.twin, version=twin.version)
-
-    half = calibrating.labels % 2 == 0
-    mapped: dict[str, Floats] = {}
-    scores: dict[str, float] = {}
-    for kind in BRIDGES:
-        mapped[kind] = np.empty_like(calibrating.v1)
-        for rows in (half, ~half):
-            mapped[kind][rows] = apply(fit(kind, calibrating.take(~rows)), calibrating.take(rows))
-        scores[kind] = rank1(
-            squared_distances(mapped[kind], calibrating.v1),
-            calibrating.labels,
-            calibrating.labels,
-            same_images=True,
-        )
-    best = max(BRIDGES, key=lambda kind: scores[kind])
-    return (
-        replace(measured, bridged=apply(fit(best, calibrating), measured)),
-        replace(calibrating, bridged=mapped[best]),
-        best,
-    )
-
-
 def _store(
     workspace: Workspace,
     chosen: tuple[Version, Version, Version],
     report: CompatibilityReport,
     gate: GateResult,
+    *,
     note: str,
+    bridged: Edge | None,
 ) -> Compatibility:
     """Write the report, register it with its gate and edges, and log it to MLflow."""
     from segue.evaluation.report import write_report
@@ -271,7 +253,7 @@ def _store(
             number = registry.save_report(
                 old.version, new.version, folder, gate.to_json(), connection=connection
             )
-            for edge in measured_edges(old, new, report, number):
+            for edge in measured_edges(old, new, report, number, bridged):
                 write_edge(connection, workspace.root, edge)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -292,9 +274,17 @@ def _new_folder(parent: Path, stem: str) -> Path:
 
 
 def measured_edges(
-    old: Version, new: Version, report: CompatibilityReport, number: int
+    old: Version,
+    new: Version,
+    report: CompatibilityReport,
+    number: int,
+    bridged: Edge | None = None,
 ) -> list[Edge]:
-    """Return the four edges that a report measured, each with its calibration."""
+    """Return the edges that a report measured, each with its calibration.
+
+    These are the four among both versions; with the edge new -> old `bridged`, that one keeps its
+    bridge, and old -> new, which would need a bridge of its own, is not among them.
+    """
     from segue.registry import Edge
 
     cross = COMPATIBLE_OUTPUT if COMPATIBLE_OUTPUT in new.outputs else DEFAULT_OUTPUT
@@ -304,16 +294,18 @@ def measured_edges(
         if probe not in versions or stored not in versions:
             continue
         mixed = probe != stored
+        if mixed and bridged is not None and probe == "v1":
+            continue
         edge = Edge(
             probe=versions[probe],
             stored=versions[stored],
             probe_output=cross if mixed and probe == "v2" else DEFAULT_OUTPUT,
             stored_output=cross if mixed and stored == "v2" else DEFAULT_OUTPUT,
-            calibration=calibration,
-            measured=_summary(report.row(f"{probe} -> {stored}" if mixed else probe)),
-            report=number,
         )
-        found.append(edge)
+        measured = _summary(report.row(f"{probe} -> {stored}" if mixed else probe))
+        if mixed and bridged is not None:
+            edge, measured = bridged, {**bridged.measured, **measured}
+        found.append(replace(edge, calibration=calibration, measured=measured, report=number))
     return found
 
 
@@ -339,6 +331,7 @@ def calibrate(
     A bridge that the edge has maps the probe's vectors first.
     """
     from segue.harmonic.calibration import calibrate as fit
+    from segue.workspace.bridging import check_unseen
 
     if part == "train":
         raise UsageError("people of part train were trained on; calibrate on part calibration")
@@ -347,6 +340,7 @@ def calibrate(
     stored_version = registry.resolve(stored) if stored else probe_version
     known = find_edge(workspace, probe_version, stored_version)
     faces = read_faces(data).part(part).at_most(IMAGES_PER_PERSON, 0)
+    check_unseen(known.bridge, faces, "calibrate it")
     vectors = embed_faces(workspace, probe_version.version, faces, progress)[known.probe_output]
     against = (
         vectors
@@ -417,7 +411,8 @@ def edge_outputs(probe: Version, stored: Version) -> tuple[str, str]:
                 return first, second
     raise EvaluationError(
         f"{probe.version} ({probe.outputs}) and {stored.version} ({stored.outputs}) have no "
-        "output of the same dimension; they cannot be compared"
+        "output of the same dimension; they cannot be compared without a bridge: fit one with "
+        "`segue train bridge`"
     )
 
 

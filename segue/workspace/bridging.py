@@ -1,0 +1,230 @@
+"""Bridges between versions that were not trained together: fit, save on an edge, compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import UnknownNameError, UnmeasuredEdgeError, UsageError
+from segue.files import sha256_bytes
+from segue.images import FaceList, read_faces
+from segue.types import DEFAULT_OUTPUT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segue.evaluation.protocols import CompatibilityData
+    from segue.harmonic.bridges import Bridge, BridgeChoice
+    from segue.registry import Edge, Version
+    from segue.types import Floats, Progress
+    from segue.workspace.core import Workspace
+
+BEST = "best"
+"""The kind that stands for whichever kind does best on held-out people."""
+
+NEW_TO_OLD, OLD_TO_NEW = "new-to-old", "old-to-new"
+DIRECTIONS = (NEW_TO_OLD, OLD_TO_NEW)
+"""Probes of which version the bridge maps, and to which stored version."""
+
+PARTS = ("validation", "calibration")
+"""The parts that a bridge may be fitted on: no model saw these people, and no result is of them."""
+
+
+@dataclass(frozen=True)
+class TrainedBridge:
+    """What `train_bridge` made.
+
+    Attributes:
+        number: the bridge's number in the registry.
+        probe, stored: the edge that has it.
+        bridge: the map from probe to stored version.
+        table: what each kind that was tried does on held-out people, as JSON values, the best
+            first.
+    """
+
+    number: int
+    probe: str
+    stored: str
+    bridge: Bridge
+    table: tuple[dict[str, Any], ...]
+
+
+def train_bridge(
+    workspace: Workspace,
+    old: str,
+    new: str,
+    data: Path,
+    *,
+    kind: str,
+    direction: str,
+    part: str,
+    old_vectors: Path | None,
+    replace_calibrated: bool,
+    seed: int,
+    progress: Progress,
+) -> TrainedBridge:
+    """Fit a bridge on people that no model saw, and put it on the edge that it is for."""
+    from segue.harmonic.bridges import choose_bridge, list_bridges
+
+    for what, given, known in (
+        ("kind of bridge", kind, (BEST, *list_bridges())),
+        ("direction", direction, DIRECTIONS),
+        ("part to fit a bridge on", part, PARTS),
+    ):
+        if given not in known:
+            raise UnknownNameError(what, given, known)
+    old_version, new_version = (workspace.registry.resolve(x) for x in (old, new))
+    ends = (new_version, old_version) if direction == NEW_TO_OLD else (old_version, new_version)
+    probe, stored = ends
+    if probe.version == stored.version:
+        raise UsageError(f"a bridge joins two versions; both are {probe.version}")
+    _check_replaceable(workspace, probe, stored, replace_calibrated=replace_calibrated)
+    faces = read_faces(data).part(part)
+    drawn, vectors = _embed_both(
+        workspace, old_version, new_version, faces, old_vectors=old_vectors, progress=progress
+    )
+    settings = {"kind": kind, "part": part, "seed": seed}
+    name = f"{probe.version} to {stored.version} bridge"
+    with workspace.registry.tracking.training_run(name, settings, drawn.fingerprint) as run:
+        choice = choose_bridge(
+            vectors[probe.version],
+            vectors[stored.version],
+            drawn.labels,
+            source_version=probe.version,
+            target_version=stored.version,
+            source_fingerprint=probe.fingerprint,
+            target_fingerprint=stored.fingerprint,
+            kinds=None if kind == BEST else [kind],
+            seed=seed,
+        )
+        for score in choice.scores:
+            run.log(0, {f"held-out distance {score.kind}": score.distance})
+    fitted_on = {"part": part, "data": drawn.fingerprint, "people_sha256": people_sha256(drawn)}
+    bridge = replace(choice.bridge, settings={**choice.bridge.settings, **fitted_on})
+    table = tuple(choice.table())
+    number = _save(workspace, bridge, {"part": part, "kinds": list(table)})
+    return TrainedBridge(number, probe.version, stored.version, bridge, table)
+
+
+def _check_replaceable(
+    workspace: Workspace, probe: Version, stored: Version, *, replace_calibrated: bool
+) -> None:
+    """Refuse to take the place of an edge that is in use, unless told to."""
+    known = known_edge(workspace, probe.version, stored.version)
+    if known is None or known.calibration is None or replace_calibrated:
+        return
+    found = "has a bridge" if known.bridge else "compares its vectors as they are"
+    raise UsageError(
+        f"the edge {known.label} is calibrated and {found}; with another bridge no mixed gallery "
+        "can be searched until it is calibrated again: pass --replace to do that"
+    )
+
+
+def _embed_both(
+    workspace: Workspace,
+    old: Version,
+    new: Version,
+    faces: FaceList,
+    *,
+    old_vectors: Path | None,
+    progress: Progress,
+) -> tuple[FaceList, dict[str, Floats]]:
+    """Return the faces that count and each version's own vectors of them, [N, d]."""
+    from segue.workspace.measuring import IMAGES_PER_PERSON, embed_faces
+
+    drawn = faces.at_most(IMAGES_PER_PERSON, 0)
+    if old_vectors is None:
+        frozen = embed_faces(workspace, old.version, drawn, progress)[DEFAULT_OUTPUT]
+    else:
+        from segue.train import old_vectors_from_file
+
+        frozen = old_vectors_from_file(old_vectors, drawn)
+    fresh = embed_faces(workspace, new.version, drawn, progress)[DEFAULT_OUTPUT]
+    return drawn, {old.version: frozen, new.version: fresh}
+
+
+def _save(workspace: Workspace, bridge: Bridge, measured: dict[str, Any]) -> int:
+    """Save a bridge and its edge, not calibrated yet, together; return the bridge's number."""
+    from segue.registry import Edge
+    from segue.registry.edges import write_bridge, write_edge
+
+    edge = Edge(
+        bridge.source_version,
+        bridge.target_version,
+        bridge=bridge,
+        measured={"bridge": {"kind": bridge.kind, **measured}},
+    )
+    with workspace.database.write() as connection:
+        number = write_bridge(connection, workspace.root, bridge)
+        write_edge(connection, workspace.root, edge)
+    return number
+
+
+def known_edge(workspace: Workspace, probe: str, stored: str) -> Edge | None:
+    """Return the edge as it is stored, None where there is none."""
+    try:
+        return workspace.registry.edge(probe, stored)
+    except UnmeasuredEdgeError:
+        return None
+
+
+def people_sha256(faces: FaceList) -> str:
+    """Return a hash of who is in a list of faces."""
+    return sha256_bytes("\0".join(faces.people).encode())
+
+
+def check_unseen(bridge: Bridge | None, faces: FaceList, purpose: str) -> None:
+    """Refuse people that a bridge was fitted on: its mapped vectors of them are too good.
+
+    Raises:
+        UsageError: these are the people; `purpose` says what they were wanted for.
+    """
+    if bridge is not None and bridge.settings.get("people_sha256") == people_sha256(faces):
+        raise UsageError(
+            f"the bridge {bridge.source_version} -> {bridge.target_version} was fitted on the "
+            f"people of part {bridge.settings.get('part')}; {purpose} on others"
+        )
+
+
+def with_best_bridge(
+    old: Version,
+    twin: Version,
+    measured: CompatibilityData,
+    calibrating: CompatibilityData,
+    fitting: CompatibilityData | None,
+) -> tuple[CompatibilityData, CompatibilityData, BridgeChoice]:
+    """Add to a report's data the twin's vectors, mapped into v1's space by the best bridge.
+
+    Args:
+        old: v1.
+        twin: the independent v2.
+        measured: the report's people.
+        calibrating: the calibration people.
+        fitting: other people to fit and choose the bridge on. Without any it is fitted on the
+            calibration people, and calibrated on their vectors as bridges map them that were
+            fitted without them.
+
+    Returns:
+        both sets of data with `bridged`, and the choice.
+    """
+    from segue.harmonic.bridges import choose_bridge
+
+    people = calibrating if fitting is None else fitting
+    assert people.twin is not None
+    assert measured.twin is not None
+    assert calibrating.twin is not None
+    choice = choose_bridge(
+        people.twin,
+        people.v1,
+        people.labels,
+        source_version=twin.version,
+        target_version=old.version,
+    )
+    mapped = choice.held_out
+    if fitting is not None:
+        mapped = choice.bridge.apply(calibrating.twin, version=twin.version)
+    return (
+        replace(measured, bridged=choice.bridge.apply(measured.twin, version=twin.version)),
+        replace(calibrating, bridged=mapped),
+        choice,
+    )

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import state
+
+from segue import Workspace
+from segue.images import read_faces
+from segue.workspace.measuring import embed_faces
+
+ENDS = ("--old", "faces/1", "--new", "faces/2")
+
+
+@pytest.fixture
+def workspace(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "w")
+
+
+def test_a_bridge_by_commands_from_training_to_a_search(segue, workspace, faces, tmp_path):
+    """Train the bridge, calibrate its edge, search v1's gallery by v2's vectors with a FAR."""
+
+    def run(*arguments, code=0):
+        done = segue("-w", workspace, *arguments)
+        assert done.code == code, done
+        return done
+
+    fit = ("train", "bridge", *ENDS, "--data", faces, "--kind", "ridge")
+    made = json.loads(run(*fit, "--json").out)
+    assert (made["probe"], made["stored"], made["kind"]) == ("faces/2", "faces/1", "ridge")
+    assert made["settings"]["part"] == "validation"
+    told = run(*fit).out  # the same again, not calibrated yet
+    assert "held-out distance" in told
+    assert f"bridge {made['bridge']} (ridge), faces/2 -> faces/1" in told
+    assert "segue calibrate faces/2 --stored faces/1" in told
+    run("calibrate", "faces/2", "--stored", "faces/1", "--data", faces)
+    refused = run(*fit, code=2)
+    assert refused.err.count("\n") == 1
+    assert "pass --replace" in refused.err
+    everyone = read_faces(faces)
+    chosen = [f.path.name in {"drawn0001_0001.png", "drawn0005_0001.png"} for f in everyone.faces]
+    opened = Workspace.open(workspace)
+    vectors = embed_faces(opened, "faces/2", everyone)["embedding"][np.array(chosen)]
+    opened.database.close()
+    np.save(tmp_path / "probe.npy", vectors)
+    found = json.loads(
+        run("search", "people", "--vector", tmp_path / "probe.npy", "--version", "faces/2", "-k",
+            8, "--json").out
+    )  # fmt: skip
+    assert [len(row["hits"]) for row in found] == [8, 8]
+    assert all(0 < hit["far"] <= 1 and hit["version"] == "faces/1" for hit in found[0]["hits"])
+    edges = json.loads(run("models", "show", "faces/2", "--json").out)["edges"]
+    assert [(e["probe"], e["stored"]) for e in edges] == [("faces/2", "faces/1")]
+    assert json.loads(run("train", "bridge", *ENDS, "--data", faces, "--direction", "old-to-new",
+                          "--kind", "procrustes", "--json").out)["stored"] == "faces/2"  # fmt: skip
+    assert run("doctor").out == "nothing wrong\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--kind", "affine"), "best, low_rank, mlp, procrustes, ridge"),
+        (("--direction", "both"), "new-to-old, old-to-new"),
+        (("--part", "train"), "calibration, validation"),
+        (("--old", "faces/2"), "two versions"),
+        (("--new", "faces/9"), "unknown version"),
+        (("--data", "/no/such/folder"), "no folder of faces"),
+        (("--old-vectors", "/no/file.npz"), "no"),
+    ],
+)
+def test_a_wrong_call_says_one_sentence_and_changes_nothing(
+    segue, workspace, faces, arguments, message
+):
+    """Each mistake has exit code 2 and one sentence, and the workspace stays as it was."""
+    before = state(workspace)
+    done = segue("-w", workspace, "train", "bridge", *ENDS, "--data", faces, *arguments)
+    assert done.code == 2, done
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert state(workspace) == before
