@@ -114,6 +114,51 @@ def compatibility(
     )
 
 
+@evaluate.command()
+@click.argument("versions", nargs=-1, required=True)
+@data_option
+@click.option(
+    "--part", default="validation", show_default=True, help="People to measure on, or test."
+)
+@click.option("--bootstrap", default=200, show_default=True, help="Resamples for the intervals.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--save-edges", is_flag=True, help="Store every edge measured, calibrated on part calibration."
+)
+@json_option
+@click.pass_context
+def matrix(
+    context: click.Context,
+    versions: tuple[str, ...],
+    data: Path,
+    part: str,
+    bootstrap: int,
+    seed: int,
+    save_edges: bool,
+    as_json: bool,
+) -> None:
+    """Measure every one of VERSIONS against every other; none is inferred."""
+    with progress_bar() as progress:
+        result = open_workspace(context).evaluate_matrix(
+            versions,
+            data,
+            part=part,
+            bootstrap=bootstrap,
+            seed=seed,
+            save_edges=save_edges,
+            progress=progress,
+        )
+    from segue.evaluation.matrix_report import matrix_lines
+
+    emit(
+        {"matrix": result.matrix.to_json(), "folder": str(result.folder)},
+        as_json,
+        lambda: "\n".join(
+            [*matrix_lines(result.matrix), "", f"report {result.folder / 'matrix.md'}"]
+        ),
+    )
+
+
 @click.command()
 @click.argument("probe")
 @click.option("--stored", help="The stored version of the edge; PROBE itself by default.")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from segue.workspace.core import Workspace
+from segue.workspace.matrix import Matrix
 from segue.workspace.measuring import Compatibility
 
-__all__ = ["Compatibility", "Workspace"]
+__all__ = ["Compatibility", "Matrix", "Workspace"]

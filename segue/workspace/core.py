@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segue.train import HarmonicSettings, TrainSettings
     from segue.types import Progress
     from segue.workspace.bridging import TrainedBridge
+    from segue.workspace.matrix import Matrix
     from segue.workspace.measuring import Compatibility
 
 from segue.types import no_progress
@@ -225,6 +226,44 @@ class Workspace:
             part=part,
             bootstrap=bootstrap,
             seed=seed,
+            progress=progress,
+        )
+
+    def evaluate_matrix(
+        self,
+        references: Sequence[str],
+        data: Path | str,
+        *,
+        part: str = "validation",
+        fars: Sequence[float] = (1e-2, 1e-3),
+        bootstrap: int = 200,
+        seed: int = 0,
+        save_edges: bool = False,
+        progress: Progress = no_progress,
+    ) -> Matrix:
+        """Measure every ordered pair of two or more versions; what does not compare is marked.
+
+        An edge that is stored is measured as it says (its outputs, its bridge), any other by the
+        first outputs of one dimension. With `save_edges` every edge measured is stored, calibrated
+        on part `calibration`; otherwise nothing but the report is kept, because pairs that nobody
+        trained for each other are measured too.
+
+        Raises:
+            UsageError: fewer than two versions, one of them twice, or a bridge fitted on `part`.
+            UnknownNameError: `part` is none that a report may be of.
+            UnknownVersionError, NoModelError: no such version, or it has no model.
+        """
+        from segue.workspace import matrix
+
+        return matrix.matrix(
+            self,
+            references,
+            Path(data),
+            part=part,
+            fars=fars,
+            bootstrap=bootstrap,
+            seed=seed,
+            save_edges=save_edges,
             progress=progress,
         )
 

@@ -243,7 +243,7 @@ def _store(
 
     old, new, _ = chosen
     registry = workspace.registry
-    folder = _new_folder(workspace.root / "reports", f"{old.slug}-to-{new.slug}")
+    folder = new_folder(workspace.root / "reports", f"{old.slug}-to-{new.slug}")
     title = f"Compatibility of {new.version} with {old.version}"
     try:
         write_report(folder, report, gate, title=title, note=note)
@@ -261,7 +261,7 @@ def _store(
     return Compatibility(report, gate, folder, number)
 
 
-def _new_folder(parent: Path, stem: str) -> Path:
+def new_folder(parent: Path, stem: str) -> Path:
     """Make the first of `STEM-1`, `STEM-2` … that nobody has, and return it."""
     with translated(parent):
         parent.mkdir(parents=True, exist_ok=True)
@@ -403,12 +403,13 @@ def edge_outputs(probe: Version, stored: Version) -> tuple[str, str]:
     Raises:
         EvaluationError: they have none of the same dimension.
     """
+    from segue.evaluation.matrix import comparable_outputs
+
     if probe.version == stored.version:
         return DEFAULT_OUTPUT, DEFAULT_OUTPUT
-    for first in (COMPATIBLE_OUTPUT, DEFAULT_OUTPUT):
-        for second in (COMPATIBLE_OUTPUT, DEFAULT_OUTPUT):
-            if probe.outputs.get(first, -1) == stored.outputs.get(second, -2):
-                return first, second
+    found = comparable_outputs(probe.outputs, stored.outputs)
+    if found is not None:
+        return found
     raise EvaluationError(
         f"{probe.version} ({probe.outputs}) and {stored.version} ({stored.outputs}) have no "
         "output of the same dimension; they cannot be compared without a bridge: fit one with "

@@ -1,0 +1,165 @@
+"""Every version against every other: embed the same people by all, measure, write the matrix."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import EvaluationError, UnknownNameError, UsageError
+from segue.images import read_faces
+from segue.synthetic import NOTICE, NOTICE_FILE
+from segue.workspace.bridging import check_unseen
+from segue.workspace.measuring import (
+    IMAGES_PER_PERSON,
+    REPORT_PARTS,
+    embed_faces,
+    find_edge,
+    new_folder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from segue.evaluation.matrix import MatrixCell, VersionMatrix
+    from segue.images import FaceList
+    from segue.registry import Edge, Version
+    from segue.types import Floats, Progress
+    from segue.workspace.core import Workspace
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What `evaluate_matrix` measured, and where matrix.md, matrix.json and matrix.png lie."""
+
+    matrix: VersionMatrix
+    folder: Path
+
+
+def matrix(
+    workspace: Workspace,
+    references: Sequence[str],
+    data: Path,
+    *,
+    part: str,
+    fars: Sequence[float],
+    bootstrap: int,
+    seed: int,
+    save_edges: bool,
+    progress: Progress,
+) -> Matrix:
+    """Measure every ordered pair of versions on `part`, write it, and save its edges if wished."""
+    from segue.evaluation.matrix import measure_matrix
+    from segue.evaluation.matrix_report import write_matrix
+
+    versions = [workspace.registry.resolve(each) for each in references]
+    names = [version.version for version in versions]
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise UsageError(f"a matrix is of two versions or more, each once; these are {names}")
+    if part not in REPORT_PARTS:
+        raise UnknownNameError("part to measure on", part, REPORT_PARTS)
+    everyone = read_faces(data)
+    edges = _known_edges(workspace, versions)
+    drawn = everyone.part(part).at_most(IMAGES_PER_PERSON, seed)
+    _check_bridges(edges, everyone, part, save_edges=save_edges)
+    vectors = {name: embed_faces(workspace, name, drawn, progress) for name in names}
+    measured = measure_matrix(
+        vectors,
+        drawn.labels,
+        outputs={pair: (edge.probe_output, edge.stored_output) for pair, edge in edges.items()},
+        mapped=_mapped(edges, vectors),
+        fars=fars,
+        bootstrap=bootstrap,
+        seed=seed,
+        progress=progress,
+    )
+    note = f"People of part {part}"
+    if (data / NOTICE_FILE).is_file():
+        note = f"{NOTICE}. {note}"
+    saved: list[Edge] = []
+    if save_edges:
+        calibrating = everyone.part("calibration").at_most(IMAGES_PER_PERSON, seed)
+        there = {name: embed_faces(workspace, name, calibrating, progress) for name in names}
+        saved = [
+            _calibrated(edges[cell.probe, cell.stored], there, calibrating, cell, measured)
+            for cell in measured.cells
+            if cell.comparable
+        ]
+    folder = new_folder(workspace.root / "reports", "matrix")
+    try:
+        write_matrix(folder, measured, title=f"Matrix of {', '.join(names)}", note=note)
+        _save(workspace, saved)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Matrix(measured, folder)
+
+
+def _known_edges(workspace: Workspace, versions: Sequence[Version]) -> dict[tuple[str, str], Edge]:
+    """Return how each pair is compared: as its stored edge says, else by outputs that fit."""
+    found = {}
+    for probe, stored in itertools.product(versions, versions):
+        try:
+            found[probe.version, stored.version] = find_edge(workspace, probe, stored)
+        except EvaluationError:  # no outputs of one dimension: the matrix says so
+            continue
+    return found
+
+
+def _check_bridges(
+    edges: Mapping[tuple[str, str], Edge], everyone: FaceList, part: str, *, save_edges: bool
+) -> None:
+    for edge in edges.values():
+        check_unseen(edge.bridge, everyone.part(part), "measure it")
+        if save_edges:
+            check_unseen(edge.bridge, everyone.part("calibration"), "calibrate it")
+
+
+def _mapped(
+    edges: Mapping[tuple[str, str], Edge], vectors: Mapping[str, Mapping[str, Floats]]
+) -> dict[tuple[str, str], Floats]:
+    """Return the probes' vectors of every edge that has a bridge, mapped by it."""
+    return {
+        pair: edge.bridge.apply(vectors[edge.probe][edge.probe_output], version=edge.probe)
+        for pair, edge in edges.items()
+        if edge.bridge is not None
+    }
+
+
+def _calibrated(
+    edge: Edge,
+    vectors: Mapping[str, Mapping[str, Floats]],
+    faces: FaceList,
+    cell: MatrixCell,
+    measured: VersionMatrix,
+) -> Edge:
+    """Return the edge with what was measured of it, calibrated on the calibration people."""
+    from segue.harmonic.calibration import calibrate
+
+    probe = vectors[edge.probe][edge.probe_output]
+    if edge.bridge is not None:
+        probe = edge.bridge.apply(probe, version=edge.probe)
+    stored = vectors[edge.stored][edge.stored_output]
+    calibration = calibrate(probe, faces.labels, stored, faces.labels, same_images=True)
+    found: dict[str, Any] = {
+        "val": {
+            f"{far:g}": val.value
+            for far, val in zip(measured.fars, cell.val, strict=True)
+            if val is not None
+        },
+        "rank1": None if cell.rank1 is None else cell.rank1.value,
+        "auc": cell.auc,
+        "calibrated_on": "part calibration",
+    }
+    return replace(edge, calibration=calibration, measured={**edge.measured, **found})
+
+
+def _save(workspace: Workspace, edges: Sequence[Edge]) -> None:
+    from segue.registry.edges import write_edge
+
+    if edges:
+        with workspace.database.write() as connection:
+            for edge in edges:
+                write_edge(connection, workspace.root, edge)
