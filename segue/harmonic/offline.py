@@ -40,21 +40,24 @@ class OfflineMiner:
         strategy: how negatives are chosen (`segue.harmonic.select_triplets`).
         combinations: versions of anchor, positive and negative, as of `HarmonicTripletLoss`.
         limit: at most so many triplets, each as likely to be kept; by default all.
-        rows_at_once: anchors to be mined at a time; the memory is this times the subset.
+        rows_at_once: anchors to be mined at a time; by default what suits the machine's cache.
+            The memory beside the triplets is this times the subset.
     """
 
     margin: float = 0.2
     strategy: str = "semi-hard"
     combinations: Sequence[str] = COMBINATIONS
     limit: int | None = None
-    rows_at_once: int = 1024
+    rows_at_once: int | None = None
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
         check_strategy(self.strategy)
         object.__setattr__(self, "combinations", check_combinations(self.combinations))
-        if self.rows_at_once < 1 or (self.limit is not None and self.limit < 1):
-            raise UsageError("limit and rows_at_once are whole numbers of at least 1")
+        for name in ("limit", "rows_at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value!r}; give a whole number of at least 1, or none")
 
     def mine(
         self, vectors: Tensor, labels: Tensor, old: Tensor | None = None, *, seed: int = 0

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from segue.errors import UsageError
-from segue.harmonic.mining import Triplets, pairwise_squared_distances, select_triplets, wide
+from segue.harmonic.mining import (
+    Triplets,
+    join_triplets,
+    pairwise_squared_distances,
+    row_blocks,
+    select_triplets,
+    wide,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +75,7 @@ def mine_pools(
         margin: alpha of the triplet loss, in squared distance.
         strategy: one of STRATEGIES.
         generator: what `random` draws from; the global one if None.
-        rows_at_once: anchors to be mined at a time, which bounds the memory; by default all.
+        rows_at_once: anchors to be mined at a time; by default what suits the machine's cache.
 
     Returns:
         Rows of `torch.cat([new, old])`.
@@ -83,7 +90,9 @@ def mine_pools(
         pools["o"] = slice(count, 2 * count)
     found = []
     for version, positives, negatives in _pool_groups(combinations):
-        for start, stop in _chunks(pools[version], rows_at_once):
+        for start, stop in row_blocks(
+            pools[version].start, pools[version].stop, both, rows_at_once
+        ):
             distances = pairwise_squared_distances(both[start:stop], both)
             positive = people[start:stop, None] == people
             negative = ~positive
@@ -97,8 +106,7 @@ def mine_pools(
                 distances, positive, negative, margin, strategy=strategy, generator=generator
             )
             found.append(mined._replace(anchor=mined.anchor + start))
-    triplets = Triplets(*(torch.cat(indices) for indices in zip(*found, strict=True)))
-    return with_a_new_one(triplets, count)
+    return with_a_new_one(join_triplets(found), count)
 
 
 def with_a_new_one(triplets: Triplets, new: int) -> Triplets:
@@ -116,9 +124,3 @@ def _pool_groups(combinations: Sequence[str]) -> list[tuple[str, set[str], set[s
         if negatives and (version + positive + negatives) != "ooo":
             groups.setdefault((version, negatives), set()).add(positive)
     return [(version, chosen, set(negatives)) for (version, negatives), chosen in groups.items()]
-
-
-def _chunks(rows: slice, at_once: int | None) -> list[tuple[int, int]]:
-    step = at_once or max(rows.stop - rows.start, 1)
-    starts = range(rows.start, rows.stop, step) or [rows.start]
-    return [(start, min(start + step, rows.stop)) for start in starts]
