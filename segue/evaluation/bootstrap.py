@@ -33,6 +33,9 @@ LEAST_RESAMPLES = 10
 _BLOCK = 4096
 """Impostor pairs weighed at once: small enough for float32 sums of whole numbers to be exact."""
 
+_LOOKED_UP = 100_000
+"""Impostors whose people are looked up at least, once somebody asks for any."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -178,6 +181,7 @@ class Curve:
     """The distances (or scores) of one row of a report, ready to be weighed.
 
     Sorting is done once; a resample then costs one pass over the impostors up to the largest FAR.
+    Whose pair an impostor is, is looked up only for the lowest scores, as far as somebody asks.
     """
 
     def __init__(self, pairs: Pairs, scores: Doubles | Floats) -> None:
@@ -185,10 +189,23 @@ class Curve:
         flat = scores.reshape(-1)
         self._pairs = pairs
         self.genuine: Doubles = flat[pairs.genuine].astype(np.float64)
-        impostor: Doubles = flat[pairs.impostor].astype(np.float64)
-        order = np.argsort(impostor)
-        self.impostor: Doubles = impostor[order]
-        self._left, self._right = pairs.left[order], pairs.right[order]
+        self._scores = flat[pairs.impostor]
+        self.impostor: Doubles = np.sort(self._scores).astype(np.float64)
+        self._lowest: tuple[Ints, Ints] = (pairs.left[:0], pairs.right[:0])
+
+    def _people(self, stop: int) -> tuple[Ints, Ints]:
+        """Return the people left and right of the lowest impostors, at least as many as `stop`."""
+        if len(self._lowest[0]) < stop:
+            count = min(len(self.impostor), max(stop, 4 * len(self._lowest[0]), _LOOKED_UP))
+            chosen = np.flatnonzero(self._scores <= self.impostor[count - 1])
+            chosen = chosen[np.argsort(self._scores[chosen])]
+            self._lowest = self._pairs.left[chosen], self._pairs.right[chosen]
+        return self._lowest
+
+    def _weights(self, resamples: Resamples, start: int, stop: int) -> tuple[Floats, Floats]:
+        """Return how often both people of some impostors are in each resample: [I, B] each."""
+        left, right = self._people(stop)
+        return resamples.weights[left[start:stop]], resamples.weights[right[start:stop]]
 
     @property
     def auc(self) -> float:
@@ -208,10 +225,10 @@ class Curve:
         pairs = np.diff(self._pairs.starts, append=len(self.genuine))
         owners = weights[self._pairs.owners]
         by_genuine = (np.add.reduceat(right, self._pairs.starts) @ owners) / (pairs @ owners)
-        nearer = np.searchsorted(genuine, self.impostor, "left").astype(np.float64)
-        nearer += np.searchsorted(genuine, self.impostor, "right")
+        nearer = np.searchsorted(genuine, self._scores, "left").astype(np.float64)
+        nearer += np.searchsorted(genuine, self._scores, "right")
         people = len(weights)
-        both = self._left.astype(np.int64) * people + self._right
+        both = self._pairs.left.astype(np.int64) * people + self._pairs.right
         beaten = np.bincount(both, nearer / 2 / len(genuine), people**2).reshape(people, people)
         by_impostor = ((beaten @ weights) * weights).sum(axis=0) / self.total(resamples)
         return np.asarray(by_genuine + by_impostor - self.auc)
@@ -238,8 +255,9 @@ class Curve:
         looked_at = 0
         while looked_at < accepts:
             looked_at = min(accepts, 2 * looked_at + 1000)
-            people = self._left[:looked_at].astype(np.int64) << 32 | self._right[:looked_at]
-            if len(np.unique(people)) >= LEAST_PEOPLE_PAIRS:
+            left, right = self._people(looked_at)
+            both = left[:looked_at].astype(np.int64) << 32 | right[:looked_at]
+            if len(np.unique(both)) >= LEAST_PEOPLE_PAIRS:
                 return True
         return False
 
@@ -250,11 +268,8 @@ class Curve:
         open_ = np.ones(allowed.shape, dtype=np.bool_)
         before = np.zeros(resamples.count)
         for start in range(0, len(self.impostor), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            left, right = (
-                resamples.weights[self._left[block]],
-                resamples.weights[self._right[block]],
-            )
+            stop = min(start + _BLOCK, len(self.impostor))
+            left, right = self._weights(resamples, start, stop)
             after = before + np.einsum("ib,ib->b", left, right)
             for far, resample in np.argwhere(open_ & (after > allowed)):
                 room = allowed[far, resample] - before[resample]
@@ -271,11 +286,7 @@ class Curve:
         accepts = int(np.searchsorted(self.impostor, refused))
         weight = np.zeros(resamples.count)
         for start in range(0, accepts, _BLOCK):
-            block = slice(start, min(start + _BLOCK, accepts))
-            left, right = (
-                resamples.weights[self._left[block]],
-                resamples.weights[self._right[block]],
-            )
+            left, right = self._weights(resamples, start, min(start + _BLOCK, accepts))
             weight += np.einsum("ib,ib->b", left, right)
         return weight / self.total(resamples)
 

@@ -286,7 +286,7 @@ def _measure(
         partial(squared_distances, probe, vectors[edge[1]][outputs[1]]),
         directed=edge[0] != edge[1],
     )
-    weighed = meter.weigh(plan)
+    weighed = meter.weigh(plan, precision=False)
     measurable = frozenset(far for far in meter.fars if weighed.curve.measurable(far))
     return _Compared(outputs, bridged is not None, weighed.metrics, measurable, weighed.curve.auc)
 

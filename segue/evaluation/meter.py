@@ -68,7 +68,7 @@ class Weighed:
 
     plan: Plan
     curve: Curve
-    found: Identification
+    found: Found
     metrics: dict[str, Metric]
 
 
@@ -129,14 +129,16 @@ class Meter:
             self._pairs[directed] = all_pairs(self._labels, directed=directed)
         return self._pairs[directed]
 
-    def weigh(self, plan: Plan) -> Weighed:
-        """Measure one row."""
+    def weigh(self, plan: Plan, *, precision: bool = True) -> Weighed:
+        """Measure one row; without `precision` no mAP, which takes a sort of every probe's list."""
         scores = plan.scores()
         curve = Curve(self.pairs(directed=plan.directed), scores)
-        found = identify(scores, self._labels, self._labels, same_images=True)
+        search = identify if precision else find_first
+        found = search(scores, self._labels, self._labels, same_images=True)
         metrics = self._verified(curve, found)
-        for name, values in ((RANK1, found.hits), (MAP, found.average_precision)):
-            metrics[name] = self.mean(values, found)
+        metrics[RANK1] = self.mean(found.hits, found)
+        if isinstance(found, Identification):
+            metrics[MAP] = self.mean(found.average_precision, found)
         if plan.deployed:
             metrics |= self._deployed(curve, plan)
         return Weighed(plan, curve, found, metrics)
@@ -163,7 +165,7 @@ class Meter:
         """Return what is accepted up to for a FAR of `frozen`: v1's distance, or its log10."""
         return math.log10(far) if calibrated else self.frozen[far]
 
-    def _verified(self, curve: Curve, found: Identification) -> dict[str, Metric]:
+    def _verified(self, curve: Curve, found: Found) -> dict[str, Metric]:
         """Return what each FAR gives, its threshold found anew in each resample."""
         refused = curve.refused_in(self.resamples, self.fars)
         probes = self._labels[found.probes]

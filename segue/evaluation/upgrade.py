@@ -275,7 +275,7 @@ def _measure(setting: Setting, bootstrap: int) -> dict[str, Metric]:
     meter = Meter(setting.data.labels, calibration, setting.fars, bootstrap, setting.seed)
     found: dict[str, Metric] = {}
     for plan in row_plans(setting):
-        metrics = meter.weigh(plan).metrics
+        metrics = meter.weigh(plan, precision=False).metrics
         for name in _metrics(setting):
             found[f"{plan.name} {name}"] = metrics[name]
         for far in setting.fars:
