@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from segue.harmonic.losses import (
         BctLoss,
         ContraRactLoss,
+        HarmonicContrastLoss,
         HarmonicTripletLoss,
         HocLoss,
         L2Loss,
@@ -68,6 +69,7 @@ _TORCH_HOMES = {
     "STRATEGIES": "segue.harmonic.mining",
     "BctLoss": "segue.harmonic.losses",
     "ContraRactLoss": "segue.harmonic.losses",
+    "HarmonicContrastLoss": "segue.harmonic.losses",
     "HarmonicTripletLoss": "segue.harmonic.losses",
     "HocLoss": "segue.harmonic.losses",
     "L2Loss": "segue.harmonic.losses",
@@ -102,6 +104,7 @@ __all__ = [
     "BridgeChoice",
     "Calibration",
     "ContraRactLoss",
+    "HarmonicContrastLoss",
     "HarmonicTripletLoss",
     "HocLoss",
     "L2Loss",

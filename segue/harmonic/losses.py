@@ -14,6 +14,7 @@ keywords.
 from __future__ import annotations
 
 from segue.harmonic.classes import class_means, class_radii
+from segue.harmonic.contrast import HarmonicContrastLoss
 from segue.harmonic.loss_registry import (
     CROSS,
     NEEDS,
@@ -45,6 +46,7 @@ __all__ = [
     "OWN",
     "BctLoss",
     "ContraRactLoss",
+    "HarmonicContrastLoss",
     "HarmonicTripletLoss",
     "HocLoss",
     "L2Loss",
@@ -69,7 +71,7 @@ def list_losses() -> tuple[str, ...]:
     """Return the registered names, sorted.
 
     >>> list_losses()
-    ('bct', 'contra_ract', 'harmonic', 'hoc', 'l2', 'lce', 'mixbct', 'triplet',
-    'triplet+contra_ract', 'weak_l2')
+    ('bct', 'contra_ract', 'harmonic', 'harmonic_contrast', 'hoc', 'l2', 'lce', 'mixbct',
+    'triplet', 'triplet+contra_ract', 'weak_l2')
     """
     return tuple(sorted(registered_losses()))
