@@ -67,6 +67,11 @@ class Estimate:
         measured, low, high = value
         return cls(float(measured), float(low), float(high))
 
+    @classmethod
+    def or_none(cls, value: Any) -> Estimate | None:
+        """Read what `to_json` wrote, or None where nothing was measured."""
+        return None if value is None else cls.from_json(value)
+
 
 @dataclass(frozen=True)
 class Pairs:

@@ -68,7 +68,7 @@ def canvas(
 ) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure of `size` (width, height) inches without a display, and its panels.
 
-    `shape` is (rows, columns) of panels; `note` is wrapped under the title.
+    `shape` is (rows, columns) of panels; of `note` two lines stand under the title.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -76,7 +76,13 @@ def canvas(
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=size, dpi=_DPI, layout=layout)
     grid = figure.subplots(*shape, squeeze=False)
-    wrapped = textwrap.fill(note, int(size[0] * _LETTERS_PER_INCH), break_on_hyphens=False)
+    wrapped = textwrap.fill(
+        note,
+        int(size[0] * _LETTERS_PER_INCH),
+        break_on_hyphens=False,
+        max_lines=2,
+        placeholder=" …",
+    )
     told = f"{title}\n{wrapped}" if note else title
     figure.suptitle(told, fontsize=LETTERS, x=0.01, ha="left", linespacing=1.3)
     panels = [list(row) for row in grid]

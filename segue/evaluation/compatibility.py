@@ -15,6 +15,7 @@ import numpy as np
 
 from segue.evaluation.backfill import order_curves
 from segue.evaluation.bootstrap import Estimate
+from segue.evaluation.details import Backfill, Gain
 from segue.evaluation.distributions import distributions
 from segue.evaluation.figures import area, update_gain
 from segue.evaluation.meter import (
@@ -36,11 +37,9 @@ from segue.evaluation.results import (
     RANK_MERGE,
     SEARCH,
     STORED,
-    Backfill,
     CompatibilityReport,
     Deployed,
     FarPoint,
-    Gain,
     Row,
     metric_of,
 )

@@ -1,7 +1,6 @@
-"""Parts of a compatibility report beside its rows: orders of migrating, open-set, distributions.
+"""Parts of a compatibility report beside its rows: gains, backfill, open-set, distributions.
 
-Plain values with a JSON form. Reports written before these parts were measured are read as reports
-without them.
+Plain values with a JSON form. What a report was written before is empty or None in it.
 """
 
 from __future__ import annotations
@@ -22,6 +21,57 @@ SCORE_BINS = 50
 
 LOWEST_SCORE = -10.0
 """Where the distributions over log10 FAR begin."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What compatibility brings and costs in one metric M.
+
+    `update_gain` = (M(v2 -> v1) - M(v1)) / (M(twin) - M(v1)); None without a twin, or where the
+    twin is no better than v1. `tax` = M(twin) - M(v2); None without a twin.
+    """
+
+    metric: str
+    update_gain: Estimate | None
+    tax: Estimate | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Gain:
+        """Read what `CompatibilityReport.to_json` wrote."""
+        return cls(
+            metric=str(value["metric"]),
+            update_gain=Estimate.or_none(value["update_gain"]),
+            tax=Estimate.or_none(value["tax"]),
+        )
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """One metric over the whole migration, as `group` (calibrated) merges it.
+
+    `area` is the metric's mean over rho (trapezoids; FastFill's area under the backfill curve);
+    `minimum` its lowest point, at `minimum_rho`, and `minimum_against_v1` its difference to v1 self
+    (None in reports written before it was measured).
+    """
+
+    group: str
+    metric: str
+    area: Estimate
+    minimum: float
+    minimum_rho: float
+    minimum_against_v1: Estimate | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Backfill:
+        """Read what `CompatibilityReport.to_json` wrote."""
+        return cls(
+            group=str(value["group"]),
+            metric=str(value["metric"]),
+            area=Estimate.from_json(value["area"]),
+            minimum=float(value["minimum"]),
+            minimum_rho=float(value["minimum_rho"]),
+            minimum_against_v1=Estimate.or_none(value.get("minimum_against_v1")),
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +96,6 @@ class OrderCurve:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> OrderCurve:
         """Read what `CompatibilityReport.to_json` wrote."""
-        less = value["less_rank_merge"]
         return cls(
             order=str(value["order"]),
             group=str(value["group"]),
@@ -54,7 +103,7 @@ class OrderCurve:
             rhos=tuple(float(rho) for rho in value["rhos"]),
             values=tuple(Estimate.from_json(each) for each in value["values"]),
             area=Estimate.from_json(value["area"]),
-            less_rank_merge=None if less is None else Estimate.from_json(less),
+            less_rank_merge=Estimate.or_none(value["less_rank_merge"]),
         )
 
 
@@ -76,13 +125,12 @@ class OpenSet:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> OpenSet:
         """Read what `CompatibilityReport.to_json` wrote."""
-        missed = value["miss_rate"]
         return cls(
             row=str(value["row"]),
             false_hits=float(value["false_hits"]),
             size=int(value["size"]),
             far=float(value["far"]),
-            miss_rate=None if missed is None else Estimate.from_json(missed),
+            miss_rate=Estimate.or_none(value["miss_rate"]),
         )
 
 

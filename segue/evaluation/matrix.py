@@ -72,10 +72,12 @@ class MatrixCell:
             stored=str(value["stored"]),
             outputs=None if outputs is None else (str(outputs[0]), str(outputs[1])),
             bridged=bool(value["bridged"]),
-            val=tuple(_maybe(each) for each in value["val"]),
-            val_against_stored=tuple(_maybe(each) for each in value["val_against_stored"]),
-            rank1=_maybe(value["rank1"]),
-            rank1_against_stored=_maybe(value["rank1_against_stored"]),
+            val=tuple(Estimate.or_none(each) for each in value["val"]),
+            val_against_stored=tuple(
+                Estimate.or_none(each) for each in value["val_against_stored"]
+            ),
+            rank1=Estimate.or_none(value["rank1"]),
+            rank1_against_stored=Estimate.or_none(value["rank1_against_stored"]),
             auc=None if value["auc"] is None else float(value["auc"]),
         )
 
@@ -317,10 +319,6 @@ def _cell(
         rank1_against_stored=(found.metrics[RANK1] - own.metrics[RANK1]).estimate(),
         auc=found.auc,
     )
-
-
-def _maybe(value: Any) -> Estimate | None:
-    return None if value is None else Estimate.from_json(value)
 
 
 def _plain(cell: MatrixCell) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segue.errors import EvaluationError, FormatError, UnknownNameError
+from segue.errors import EvaluationError, FormatError, UnknownNameError, UnsupportedFarError
 from segue.evaluation.bootstrap import Estimate
-from segue.evaluation.details import Distribution, OpenSet, OrderCurve
+from segue.evaluation.details import Backfill, Distribution, Gain, OpenSet, OrderCurve
+from segue.evaluation.roc import LEAST_ACCEPTS
 from segue.harmonic.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -173,60 +174,8 @@ class Row:
             negative_flips=float(value["negative_flips"]),
             deployed=tuple(Deployed.from_json(point) for point in value["deployed"]),
             curve=tuple((float(far), float(val)) for far, val in value["curve"]),
-            auc_interval=_maybe(value.get("auc_interval")),
-            negative_flips_interval=_maybe(value.get("negative_flips_interval")),
-        )
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What compatibility brings and costs in one metric M.
-
-    `update_gain` = (M(v2 -> v1) - M(v1)) / (M(twin) - M(v1)); None without a twin, or where the
-    twin is no better than v1. `tax` = M(twin) - M(v2); None without a twin.
-    """
-
-    metric: str
-    update_gain: Estimate | None
-    tax: Estimate | None
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Gain:
-        """Read what `CompatibilityReport.to_json` wrote."""
-        gain, tax = value["update_gain"], value["tax"]
-        return cls(
-            metric=str(value["metric"]),
-            update_gain=_maybe(gain),
-            tax=_maybe(tax),
-        )
-
-
-@dataclass(frozen=True)
-class Backfill:
-    """One metric over the whole migration, as `group` (calibrated) merges it.
-
-    `area` is the metric's mean over rho (trapezoids; FastFill's area under the backfill curve);
-    `minimum` its lowest point, at `minimum_rho`, and `minimum_against_v1` its difference to v1 self
-    (None in reports written before it was measured).
-    """
-
-    group: str
-    metric: str
-    area: Estimate
-    minimum: float
-    minimum_rho: float
-    minimum_against_v1: Estimate | None = None
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Backfill:
-        """Read what `CompatibilityReport.to_json` wrote."""
-        return cls(
-            group=str(value["group"]),
-            metric=str(value["metric"]),
-            area=Estimate.from_json(value["area"]),
-            minimum=float(value["minimum"]),
-            minimum_rho=float(value["minimum_rho"]),
-            minimum_against_v1=_maybe(value.get("minimum_against_v1")),
+            auc_interval=Estimate.or_none(value.get("auc_interval")),
+            negative_flips_interval=Estimate.or_none(value.get("negative_flips_interval")),
         )
 
 
@@ -271,6 +220,21 @@ class CompatibilityReport:
     def has(self, name: str) -> bool:
         """Say whether there is a row of that name."""
         return any(row.name == name for row in self.rows)
+
+    def val(self, row: str, far: float) -> Estimate:
+        """Return VAL of a row at a FAR that the data supports.
+
+        Raises:
+            UnsupportedFarError: too few impostors, or of too few people, for so small a FAR.
+            EvaluationError: the report has no such FAR.
+            UnknownNameError: there is no such row.
+        """
+        point = self.row(row).at(far)
+        if not point.measurable:
+            supported = [each.far for each in self.row(row).points if each.measurable]
+            counted = LEAST_ACCEPTS / max(self.impostor_pairs, LEAST_ACCEPTS)
+            raise UnsupportedFarError(far, counted if counted > far else min(supported, default=1))
+        return point.val
 
     def mixed(self, group: str, *, calibrated: bool = True) -> tuple[Row, ...]:
         """Return the rows of a mixed group by ascending rho."""
@@ -371,10 +335,6 @@ def mixed_name(group: str, rho: float, *, calibrated: bool) -> str:
     'search rho=0.25 calibrated'
     """
     return f"{group} rho={rho:g} {'calibrated' if calibrated else 'raw'}"
-
-
-def _maybe(value: Any) -> Estimate | None:
-    return None if value is None else Estimate.from_json(value)
 
 
 def _plain(value: Any) -> Any:

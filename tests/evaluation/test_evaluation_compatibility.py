@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segue.errors import EvaluationError, FormatError, UnknownNameError, VectorError
+from segue.errors import (
+    EvaluationError,
+    FormatError,
+    UnknownNameError,
+    UnsupportedFarError,
+    VectorError,
+)
 from segue.evaluation import CompatibilityData, CompatibilityReport, measure_compatibility
 from segue.evaluation.identification import rank1
 from segue.evaluation.protocols import EdgeScores, calibrate_edges, migrated_items
@@ -196,6 +202,14 @@ def test_an_unmeasurable_far_is_said_to_be_so(report):
     assert "VAL@1e-4" not in [gain.metric for gain in report.gains]
     smallest = min(far for far, _ in report.row("v1").curve)
     assert smallest * report.impostor_pairs >= 100
+
+
+def test_a_val_that_the_data_cannot_support_is_not_handed_out(report):
+    """Asking for it says from which FAR on the people are enough."""
+    assert report.val("v1", 0.01) == report.row("v1").at(0.01).val
+    with pytest.raises(UnsupportedFarError, match="more people") as caught:
+        report.val("v2 -> v1", 1e-4)
+    assert caught.value.smallest == pytest.approx(100 / report.impostor_pairs)
 
 
 def test_a_v2_of_another_dimension_is_compared_by_its_own_head(make):
