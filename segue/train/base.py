@@ -9,6 +9,7 @@ from segue.train.loop import Stage, Task, own_torch_state, run_stages
 from segue.train.objective import make_settled_loss, own_loss
 from segue.train.sampler import PKSampler
 from segue.train.trained import Trained
+from segue.train.trainee import Trainee
 from segue.types import DEFAULT_OUTPUT, Preprocessing, no_progress
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def train_base(
         ).train()
         images = faces.load((size, size), progress)
         of = {"kind": "base", "data": fingerprint}
+        trainee = Trainee(network)
         history, seconds = run_stages(
-            network,
+            trainee,
             Task(images, labels, preprocessing, objective, of),
             settings,
             [Stage("base", settings.steps, settings.learning_rate)],
@@ -72,7 +74,7 @@ def train_base(
             log=log,
         )
     return Trained(
-        network,
+        trainee.finish(),
         network.architecture,
         network.settings,
         preprocessing,

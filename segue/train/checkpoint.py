@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "checkpoint.safetensors"
 _WEIGHTS, _OPTIMISER = "weights.", "optimiser."
 _SHOWN = 3

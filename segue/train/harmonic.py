@@ -1,22 +1,27 @@
-"""Training a v2 to stay comparable with v1, in FaceNet's two stages; and the twin without v1."""
+"""Training a v2 to stay comparable with v1, in two stages as FaceNet does; and the twin without."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from segue.arrays import check_vectors
 from segue.errors import TrainingError, VectorError
 from segue.files import sha256_bytes
+from segue.harmonic import apply_loss
 from segue.networks import build_network, save_weights
+from segue.networks.preprocess import prepare
 from segue.train.base import check_people
 from segue.train.loop import Stage, Task, own_torch_state, run_stages
-from segue.train.objective import make_settled_loss, own_loss, tying_loss
+from segue.train.objective import make_settled_loss, old_inputs, own_loss, tying_loss
 from segue.train.trained import Trained
+from segue.train.trainee import SeparateHeadTrainee, Trainee
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing, no_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -25,7 +30,10 @@ if TYPE_CHECKING:
     from segue.networks import EmbeddingNetwork
     from segue.train.loop import Log, Objective
     from segue.train.settings import HarmonicSettings
-    from segue.types import Floats, Ints, Progress
+    from segue.types import Floats, Images, Ints, Progress
+
+_SAMPLE = 512
+"""Images whose features a separate head is standardised by."""
 
 
 def train_harmonic(
@@ -41,10 +49,11 @@ def train_harmonic(
 ) -> Trained:
     """Train an independently trained v2 on, so that its vectors compare with the frozen v1's.
 
-    FaceNet, appendix: the embedding layer is drawn anew; stage 1 trains it alone; stage 2 the whole
-    network. The loss is `self_weight` times the self loss on the output `embedding`, plus
-    `cross_weight` times the tying loss on the output that v1 is compared with: `embedding` where
-    the dimensions agree, else a further head `compatible` of v1's dimension.
+    Stage 1 trains the embedding layers alone, stage 2 the whole network (FaceNet, appendix). The
+    loss is `self_weight` times the self loss on the output `embedding`, plus `cross_weight` times
+    the tying loss on the output that v1 is compared with. That is a head `compatible` of its own,
+    drawn anew, where `separate_head` is set or the dimensions differ; `embedding` then goes on from
+    where it is. Else it is `embedding` itself, drawn anew as in the paper.
 
     Args:
         faces: of the people to train on.
@@ -65,17 +74,41 @@ def train_harmonic(
         raise VectorError(f"{len(old)} old vectors for {len(faces)} faces; give one for each")
     tying = tying_loss(settings.loss, settings, settings.loss_settings)
     own = own_loss(make_settled_loss(settings.self_loss, settings, settings.self_loss_settings))
-    network = _begin(start, old.shape[1])
-    network.reset_heads(settings.seed)
-    compared = COMPATIBLE_OUTPUT if COMPATIBLE_OUTPUT in network.outputs else DEFAULT_OUTPUT
+    labels = faces.labels
     frozen = torch.from_numpy(old)
+    known = old_inputs(tying, frozen, torch.from_numpy(labels))
+    network = _begin(start, old.shape[1], separate=settings.separate_head)
+    apart = COMPATIBLE_OUTPUT in network.outputs
+    compared = COMPATIBLE_OUTPUT if apart else DEFAULT_OUTPUT
+
+    weights = None
+    if "class_weights" in tying.needs:
+        weights = torch.nn.Parameter(known["old_means"].clone())
 
     def objective(outputs: dict[str, Tensor], labels: Tensor, rows: Ints) -> dict[str, Tensor]:
         batch = frozen[torch.from_numpy(rows)].to(labels.device)
+        given = {name: value.to(labels.device) for name, value in known.items()}
+        cross = apply_loss(
+            tying,
+            outputs[compared],
+            labels,
+            old_vectors=batch,
+            class_weights=weights,
+            **given,
+        )
         return {
             "self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], labels),
-            "cross": settings.cross_weight * tying(outputs[compared], labels, batch),
+            "cross": settings.cross_weight * cross,
         }
+
+    def begin(images: Images, preprocessing: Preprocessing) -> Trainee:
+        if not apart:
+            network.reset_heads(settings.seed)
+            return Trainee(network, weights)
+        sample = torch.from_numpy(prepare(images[_sample(labels, settings)], preprocessing))
+        with torch.no_grad():
+            features = network.eval().trunk(sample)
+        return SeparateHeadTrainee(network, settings.head_dropout, features, weights)
 
     of = {
         "kind": "harmonic",
@@ -85,10 +118,10 @@ def train_harmonic(
     return _train(
         faces,
         settings,
-        network,
+        begin,
         objective,
         of,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing or _squares(settings),
         checkpoint=checkpoint,
         progress=progress,
         log=log,
@@ -118,29 +151,39 @@ def train_twin(
         return {"self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], labels)}
 
     of = {"kind": "twin", "start": sha256_bytes(save_weights(start))}
-    network = _begin(start, start.outputs[DEFAULT_OUTPUT])
+    network = _begin(start, start.outputs[DEFAULT_OUTPUT], separate=False)
     return _train(
         faces,
         settings,
-        network,
+        lambda _images, _preprocessing: Trainee(network),
         objective,
         of,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing or _squares(settings),
         checkpoint=checkpoint,
         progress=progress,
         log=log,
     )
 
 
-def _begin(start: EmbeddingNetwork, old_dimension: int) -> EmbeddingNetwork:
-    """Copy `start` with its own output, and a head of v1's dimension where that is another."""
+def _squares(settings: HarmonicSettings) -> Preprocessing:
+    return Preprocessing(settings.image_size, settings.image_size)
+
+
+def _sample(labels: Ints, settings: HarmonicSettings) -> Ints:
+    """Return some images that stand for all, drawn by the seed: int64 [S]."""
+    drawn = np.random.default_rng(settings.seed).permutation(len(labels))[:_SAMPLE]
+    return np.sort(drawn).astype(np.int64)
+
+
+def _begin(start: EmbeddingNetwork, old_dimension: int, *, separate: bool) -> EmbeddingNetwork:
+    """Copy `start` with its own output, and a head of v1's dimension if asked for or needed."""
     if not start.architecture:
         raise TrainingError(
             "the network to start from was not made by `build_network`, so it cannot be built "
             "again; register its architecture and build it by name"
         )
     settings = {name: value for name, value in start.settings.items() if name != "outputs"}
-    if start.outputs[DEFAULT_OUTPUT] != old_dimension:
+    if separate or start.outputs[DEFAULT_OUTPUT] != old_dimension:
         settings["outputs"] = {COMPATIBLE_OUTPUT: old_dimension}
     with torch.random.fork_rng(devices=[]):
         network = build_network(start.architecture, settings)
@@ -152,19 +195,17 @@ def _begin(start: EmbeddingNetwork, old_dimension: int) -> EmbeddingNetwork:
 def _train(
     faces: FaceList,
     settings: HarmonicSettings,
-    network: EmbeddingNetwork,
+    begin: Callable[[Images, Preprocessing], Trainee],
     objective: Objective,
     of: dict[str, str],
     *,
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing,
     checkpoint: Path | None,
     progress: Progress,
     log: Log | None,
 ) -> Trained:
     labels = faces.labels
     check_people(labels)
-    size = settings.image_size
-    preprocessing = preprocessing or Preprocessing(size, size)
     fingerprint = faces.fingerprint
     stages = [
         Stage("stage 1", settings.head_steps, settings.head_learning_rate, heads_only=True),
@@ -172,6 +213,7 @@ def _train(
     ]
     with own_torch_state(settings):
         images = faces.load((preprocessing.height, preprocessing.width), progress)
+        trainee = begin(images, preprocessing)
         task = Task(
             images,
             labels,
@@ -180,8 +222,9 @@ def _train(
             {**of, "data": fingerprint, "preprocessing": preprocessing.to_json()},
         )
         history, seconds = run_stages(
-            network, task, settings, stages, checkpoint=checkpoint, progress=progress, log=log
+            trainee, task, settings, stages, checkpoint=checkpoint, progress=progress, log=log
         )
+    network = trainee.finish()
     return Trained(
         network,
         network.architecture,

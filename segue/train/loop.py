@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from segue.networks import EmbeddingNetwork
     from segue.train.settings import LoopSettings
+    from segue.train.trainee import Trainee
     from segue.types import Images, Ints, Preprocessing, Progress
 
     Log = Callable[[int, dict[str, float]], None]
@@ -76,7 +76,7 @@ class Task:
 
 
 def run_stages(
-    network: EmbeddingNetwork,
+    trainee: Trainee,
     task: Task,
     settings: LoopSettings,
     stages: Sequence[Stage],
@@ -85,7 +85,7 @@ def run_stages(
     progress: Progress,
     log: Log | None,
 ) -> tuple[list[dict[str, float]], float]:
-    """Train `network` in place, from the checkpoint where there is one.
+    """Train `trainee` in place, from the checkpoint where there is one.
 
     A run that was killed gives, when it is called again, the weights that it would have given
     uninterrupted: bit for bit with one thread on one machine. Every random number is a function of
@@ -98,7 +98,7 @@ def run_stages(
         TrainingError: the loss is no longer finite, or the checkpoint is another training's.
     """
     keeper = _Keeper(checkpoint, _identity(task, settings), log)
-    done, state = keeper.resume(network)
+    done, state = keeper.resume(trainee)
     sampler = PKSampler(
         task.labels,
         settings.people_per_batch,
@@ -106,12 +106,12 @@ def run_stages(
         settings.singles_per_batch,
         settings.seed,
     )
-    network.to(settings.device)
+    trainee.to(settings.device)
     total = sum(stage.steps for stage in stages)
     for stage, first, last in _placed(stages):
         if done >= last:
             continue
-        optimiser = _make_optimiser(network, stage, settings)
+        optimiser = _make_optimiser(trainee, stage, settings)
         if done > first:
             _restore(optimiser, state)
         for step in range(max(first, done), last):
@@ -120,7 +120,9 @@ def run_stages(
             batch = _load_batch(task, settings, rows, step)
             labels = torch.from_numpy(task.labels[rows]).to(settings.device)
 
-            outputs = _forward(network, batch, stage)
+            outputs = trainee(
+                batch, heads_only=stage.heads_only, half=settings.precision == "bfloat16"
+            )
             terms = task.objective(outputs, labels, rows)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
@@ -134,16 +136,15 @@ def run_stages(
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             if settings.clip:
-                torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+                torch.nn.utils.clip_grad_norm_(trainee.parameters(), settings.clip)
             optimiser.step()
 
             ended = step + 1
             if ended % settings.log_every == 0 or ended == total:
                 keeper.note(ended, _measure(loss, terms, rate, outputs[DEFAULT_OUTPUT], labels))
             if ended % settings.checkpoint_every == 0 or ended == last:
-                keeper.save(network, None if ended == last else optimiser, ended)
+                keeper.save(trainee, None if ended == last else optimiser, ended)
             progress(ended, total, f"steps, {stage.name}")
-    network.to("cpu").eval()
     return keeper.history, keeper.seconds
 
 
@@ -160,13 +161,13 @@ class _Keeper:
         """Time spent in this run and those before it."""
         return self._before + time.monotonic() - self._begun
 
-    def resume(self, network: EmbeddingNetwork) -> tuple[int, OptimiserState]:
-        """Fill `network` from the checkpoint; return the steps done and the optimiser's state."""
+    def resume(self, trainee: Trainee) -> tuple[int, OptimiserState]:
+        """Fill `trainee` from the checkpoint; return the steps done and the optimiser's state."""
         found = load_checkpoint(self._folder, self._of) if self._folder is not None else None
         if found is None:
             return 0, {}
-        check_tensors(found.weights, network.state_dict(), f"the checkpoint in {self._folder}")
-        network.load_state_dict(found.weights)
+        check_tensors(found.weights, trainee.state_dict(), f"the checkpoint in {self._folder}")
+        trainee.load_state_dict(found.weights)
         self.history, self._before = found.history, found.seconds
         return found.step, found.optimiser
 
@@ -176,12 +177,12 @@ class _Keeper:
         if self._log is not None:
             self._log(step, entry)
 
-    def save(self, network: EmbeddingNetwork, optimiser: Optimizer | None, step: int) -> None:
+    def save(self, trainee: Trainee, optimiser: Optimizer | None, step: int) -> None:
         """Write the checkpoint after `step` steps; a stage that ended needs no optimiser."""
         if self._folder is None:
             return
         state: OptimiserState = optimiser.state_dict()["state"] if optimiser is not None else {}
-        weights = network.state_dict()
+        weights = trainee.state_dict()
         kept = Checkpoint(step, weights, state, self.history, self.seconds)
         save_checkpoint(self._folder, kept, self._of)
 
@@ -221,19 +222,8 @@ def _load_batch(task: Task, settings: LoopSettings, rows: Ints, step: int) -> Te
     return batch.to(settings.device, memory_format=torch.channels_last)
 
 
-def _forward(network: EmbeddingNetwork, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
-    network.train()
-    if not stage.heads_only:
-        outputs: dict[str, Tensor] = network(batch)
-        return outputs
-    network.trunk.eval()
-    with torch.no_grad():
-        features = network.trunk(batch)
-    return network.embed_features(features)
-
-
-def _make_optimiser(network: EmbeddingNetwork, stage: Stage, settings: LoopSettings) -> Optimizer:
-    trained = list((network.heads if stage.heads_only else network).parameters())
+def _make_optimiser(trainee: Trainee, stage: Stage, settings: LoopSettings) -> Optimizer:
+    trained = trainee.head_parameters() if stage.heads_only else list(trainee.parameters())
     decay = settings.weight_decay
     if settings.optimiser == "sgd":
         return torch.optim.SGD(

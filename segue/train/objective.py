@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import UsageError
-from segue.harmonic import make_loss
+from segue.harmonic import check_needs, class_means, class_radii, make_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from segue.harmonic import Loss
     from segue.train.settings import LoopSettings
 
-_OLD = "old_vectors"
+_OLD = frozenset({"old_vectors", "old_means"})
+_GIVEN = ("labels", "old_vectors", "old_means", "old_radii", "class_weights")
 
 
 def make_settled_loss(name: str, settings: LoopSettings, given: Mapping[str, Any]) -> Loss:
@@ -33,7 +36,7 @@ def own_loss(loss: Loss) -> Loss:
     Raises:
         UsageError: it needs them.
     """
-    if _OLD in loss.needs:
+    if loss.needs & _OLD:
         raise UsageError(
             f"{type(loss).__name__} needs old vectors, it is no self loss; use one such as triplet"
         )
@@ -46,11 +49,29 @@ def tying_loss(name: str, settings: LoopSettings, given: Mapping[str, Any]) -> L
     The self loss stands beside it with a weight of its own, on the network's own output.
 
     Raises:
-        UsageError: it needs no old vectors, and so ties nothing.
+        UsageError: it needs nothing of v1, and so ties nothing; or something that is not known.
     """
     loss = make_settled_loss(name, settings, given)
-    if _OLD not in loss.needs:
+    check_needs(loss, _GIVEN)
+    if not loss.needs & _OLD:
         raise UsageError(f"loss {name!r} uses no old vectors; choose one such as harmonic")
     if hasattr(loss, "self_weight") and "self_weight" not in given:
         return make_settled_loss(name, settings, {**given, "self_weight": 0.0})
     return loss
+
+
+def old_inputs(loss: Loss, old: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return what a tying loss needs to know of all old vectors: class means and radii.
+
+    Args:
+        loss: of `tying_loss`.
+        old: v1's unit vectors of all training images, float32 [N, d].
+        labels: the person of each, int64 [N], numbered without gaps.
+    """
+    if "old_means" not in loss.needs:
+        return {}
+    means = class_means(old, labels)
+    if "old_radii" not in loss.needs:
+        return {"old_means": means}
+    quantile = getattr(loss, "radii_quantile", 0.0)
+    return {"old_means": means, "old_radii": class_radii(old, labels, means, quantile=quantile)}

@@ -91,7 +91,7 @@ def test_a_batch_of_one_person_has_no_impostors():
     new.requires_grad_()
     value = HarmonicContrastLoss()(new, torch.zeros(len(new), dtype=torch.int64), old)
     value.backward()
-    assert float(value) == 0
+    assert value.item() == 0
     assert torch.equal(new.grad, torch.zeros_like(new))
 
 
