@@ -224,11 +224,17 @@ class UnsupportedFarError(EvaluationError):
 
     exit_code = 2
 
-    def __init__(self, far: float, smallest: float) -> None:
+    def __init__(
+        self,
+        far: float,
+        smallest: float,
+        where: str = "here",
+        advice: str = "use more people or a larger FAR",
+    ) -> None:
         self.far, self.smallest = far, smallest
         super().__init__(
-            f"FAR {far:g} is not measurable here: the data supports {smallest:.1e} and above; "
-            "use more people or a larger FAR"
+            f"FAR {far:g} is not measurable {where}: the data supports {smallest:.1e} and above; "
+            f"{advice}"
         )
 
 

@@ -32,9 +32,13 @@ LEAST_SHOWN = 1e-12
 
 
 def threshold_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the three ways in which an application states its threshold once."""
+    """Add the ways in which an application states its threshold once."""
     for option in (
-        click.option("--for-version", help="The version that --distance was chosen for."),
+        click.option(
+            "--extrapolate", is_flag=True, help="Allow a FAR below what calibration measured."
+        ),
+        click.option("--for-version", help="The version that --distance or --cosine is of."),
+        click.option("--cosine", type=float, help="A cosine similarity in use with v1."),
         click.option("--distance", type=float, help="A squared distance in use with v1."),
         click.option("--false-hits", type=float, help="Expected false hits per search."),
         click.option("--far", type=float, help="A false accept rate."),
@@ -45,27 +49,37 @@ def threshold_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def make_threshold(
     context: click.Context,
+    *,
     far: float | None,
     false_hits: float | None,
     distance: float | None,
+    cosine: float | None,
     for_version: str | None,
+    extrapolate: bool,
 ) -> Threshold | None:
-    """Return the threshold that was given, None if none was."""
+    """Return the threshold that the options state, None if they state none."""
     from segue.index import Threshold
 
+    given = [value for value in (far, false_hits, distance, cosine) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError("give one of --far, --false-hits, --distance and --cosine")
+    if for_version is not None and distance is None and cosine is None:
+        raise click.UsageError("--for-version goes with --distance or --cosine")
+    if extrapolate and far is None and false_hits is None:
+        raise click.UsageError("--extrapolate goes with --far or --false-hits")
     version = None
     if for_version is not None:
-        if distance is None:
-            raise click.UsageError("--for-version goes with --distance")
         version = open_workspace(context).registry.resolve(for_version).version
-
-    given = [value for value in (far, false_hits, distance) if value is not None]
-    if len(given) > 1:
-        raise click.UsageError("give one of --far, --false-hits and --distance")
-    return (
-        Threshold(far=far, false_hits=false_hits, distance=distance, version=version)
-        if given
-        else None
+    if cosine is not None:
+        return Threshold.from_cosine(cosine, version)
+    if not given:
+        return None
+    return Threshold(
+        far=far,
+        false_hits=false_hits,
+        distance=distance,
+        version=version,
+        extrapolate=extrapolate,
     )
 
 
@@ -253,19 +267,17 @@ def stats(context: click.Context, name: str, as_json: bool) -> None:
 @click.pass_context
 def verify(
     context: click.Context,
+    /,
     name: str,
     first: Path,
     second: Path,
-    far: float | None,
-    false_hits: float | None,
-    distance: float | None,
-    for_version: str | None,
     as_json: bool,
+    **stated: Any,
 ) -> None:
     """Tell whether two images show one person, by the gallery's version and a threshold."""
-    threshold = make_threshold(context, far, false_hits, distance, for_version)
+    threshold = make_threshold(context, **stated)
     if threshold is None:
-        raise click.UsageError("give a threshold: --far, --false-hits or --distance")
+        raise click.UsageError("give a threshold: --far, --false-hits, --distance or --cosine")
     workspace = open_workspace(context)
     warn_if_extrapolated(workspace, name, threshold)
     result = workspace.verify_images(name, first, second, threshold)
@@ -345,6 +357,7 @@ def compact(context: click.Context, name: str) -> None:
 @click.pass_context
 def search(
     context: click.Context,
+    /,
     name: str,
     images: tuple[Path, ...],
     vector: Path | None,
@@ -352,16 +365,13 @@ def search(
     output: str,
     k: int,
     inline_ms: int,
-    far: float | None,
-    false_hits: float | None,
-    distance: float | None,
-    for_version: str | None,
     as_json: bool,
+    **stated: Any,
 ) -> None:
     """Find the nearest items of the gallery NAME to IMAGES, or to vectors."""
     if bool(images) == (vector is not None):
         raise click.UsageError("give image files or --vector FILE, one of them")
-    threshold = make_threshold(context, far, false_hits, distance, for_version)
+    threshold = make_threshold(context, **stated)
     workspace = open_workspace(context)
     warn_if_extrapolated(workspace, name, threshold)
     if vector is not None:
@@ -405,8 +415,8 @@ def _rate(hit: Hit) -> str:
 
 
 def warn_if_extrapolated(workspace: Workspace, name: str, threshold: Threshold | None) -> None:
-    """Say on stderr that a threshold lies below what the calibration's data supports."""
-    if threshold is None or threshold.distance is not None:
+    """Say on stderr that an allowed threshold lies below what the calibration's data supports."""
+    if threshold is None or not threshold.extrapolate:
         return
     opened = workspace.gallery(name)
     far = threshold.far

@@ -272,19 +272,70 @@ class Gallery:
             UnmeasuredEdgeError: an item is live in a version without a measured edge.
             VectorError: vectors that are not of the probe's version.
             GalleryError: the threshold needs a calibration that is not there.
+            UnsupportedFarError: the threshold is a FAR below what a calibration supports.
         """
         hits, row = self._searcher.search(probe, k, threshold)
         if touch:
-            old = {hit.seq for found in hits for hit in found if hit.version != row.serving}
-            if old:
-                self._touched.add(old, row.generation)
+            self._touch(hits, row)
         return hits
+
+    def rank_merge(
+        self,
+        probes: Sequence[Probe],
+        k: int = 10,
+        threshold: Threshold | None = None,
+        *,
+        by: str = "far",
+        touch: bool = True,
+    ) -> list[list[Hit]]:
+        """Return the k best live items of images that several versions embedded, best first.
+
+        Each item is compared with the probe of the version it is live in, and with no other: the
+        serving baseline that needs no edge between versions, but every model at every query. A
+        gallery whose items are all live in one version is ranked by distance.
+
+        Args:
+            probes: the same N images, in the same order, by each version that items are live in.
+            k: how many.
+            threshold: as in `search`.
+            by: what the versions' lists merge by: `far`, the false accept rate of each version
+                compared with itself, or `distance`, as it is.
+            touch: as in `search`.
+
+        Raises:
+            UnknownNameError: `by` is neither.
+            UsageError: two probes of one version, or of unequal numbers of vectors.
+            GalleryError: items are live in a version without a probe, or without a calibration.
+            VectorError, UnsupportedFarError: as `search`.
+        """
+        hits, row = self._searcher.rank_merge(probes, k, threshold, by)
+        if touch:
+            self._touch(hits, row)
+        return hits
+
+    def check_search(self, threshold: Threshold | None = None, *, version: str = "") -> None:
+        """Refuse what a search would be refused for, before its probe is embedded.
+
+        Args:
+            threshold: the threshold to be searched with.
+            version: the probe's version; the serving one if empty.
+
+        Raises:
+            UnmeasuredEdgeError, GalleryError, UnsupportedFarError: as `search`.
+        """
+        self._searcher.check(version or self.serving, threshold)
+
+    def _touch(self, hits: list[list[Hit]], row: GalleryRow) -> None:
+        """Note the items that were found by an old version's vector."""
+        old = {hit.seq for found in hits for hit in found if hit.version != row.serving}
+        if old:
+            self._touched.add(old, row.generation)
 
     def verify_pair(self, a: Probe, b: Probe, threshold: Threshold | None = None) -> PairResult:
         """Compare two single vectors over the edge from `a`'s version to `b`'s.
 
         Raises:
-            UnmeasuredEdgeError, VectorError, GalleryError: as `search`.
+            UnmeasuredEdgeError, VectorError, GalleryError, UnsupportedFarError: as `search`.
         """
         return self._searcher.compare(a, b, threshold)
 

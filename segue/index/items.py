@@ -90,7 +90,9 @@ class Hit:
 class Threshold:
     """Which hits count as the same person, stated once; it keeps its meaning at every ρ.
 
-    Exactly one of `far`, `false_hits` and `distance`, or none.
+    Exactly one of `far`, `false_hits` and `distance`, or none. A FAR, stated or following from
+    expected false hits, below what an edge's calibration supports (`Calibration.smallest_far`) is
+    refused, unless `extrapolate` trusts the fitted tail.
 
     Attributes:
         far: false accept rate of one comparison, in (0, 1].
@@ -99,12 +101,15 @@ class Threshold:
             calibration of `version` compared with itself. From a cosine c it is 2 - 2c.
         version: the version that `distance` was chosen for. Without it, the one of the gallery's
             preferred versions that was registered first.
+        extrapolate: whether a FAR below the measured ones may be used. A distance may always: it
+            is in use, whatever it means.
     """
 
     far: float | None = None
     false_hits: float | None = None
     distance: float | None = None
     version: str | None = None
+    extrapolate: bool = False
 
     def __post_init__(self) -> None:
         stated = [x for x in (self.far, self.false_hits, self.distance) if x is not None]

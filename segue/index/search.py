@@ -3,6 +3,9 @@
 The k nearest live items of every version are found exactly; replaced by the log FAR of their edge,
 distances of several versions speak one language. A gallery whose items are all live in one version
 is ranked by distance, which is the same order. Ties go to the item enrolled first.
+
+`rank_merge` is the serving baseline that needs no edge between versions: the probe is embedded by
+every version that items are live in, each searches its own items, and the nearer ones are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segue.errors import GalleryError, UnmeasuredEdgeError, UsageError
+from segue.errors import GalleryError, UnknownNameError, UnmeasuredEdgeError, UsageError
 from segue.index import catalog
 from segue.index.edges import checked_probe
 from segue.index.items import Hit, PairResult
@@ -20,7 +23,9 @@ from segue.index.nearest import exact_distances
 from segue.index.threshold import Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import Connection
 
     from segue.index.catalog import GalleryRow
     from segue.index.edges import Way, Ways
@@ -31,12 +36,17 @@ if TYPE_CHECKING:
     from segue.types import Bools, Doubles, Ints
 
 
+MERGE_BY = ("far", "distance")
+"""What `rank_merge` keeps the nearer by: the FAR of each version's own edge, or raw distances."""
+
+
 @dataclass(frozen=True)
 class _Answers:
     """One version's answers to one probe, nearest first.
 
     Attributes:
-        scores: what lists merge by: log10 FAR, or the distance where there is one list only.
+        scores: what lists merge by: log10 FAR; the distance where there is one list only, or where
+            that is asked for.
     """
 
     way: Way
@@ -47,13 +57,18 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Question:
-    """A checked probe, the view it is asked of, and the ways to the versions with live items."""
+    """Checked probes, the view they are asked of, and the ways to the versions with live items.
 
-    probe: Probe
+    `probes`, `ways` and `live` are by stored version; the probes hold equally many vectors.
+    """
+
+    count: int
+    probes: Mapping[str, Probe]
     view: View
     ways: Mapping[str, Way]
     live: Mapping[str, Bools]
     limit: Limit | None
+    by_far: bool
 
 
 class Searcher:
@@ -70,13 +85,48 @@ class Searcher:
         Raises:
             UnmeasuredEdgeError: an item is live in a version without a measured edge.
             GalleryError: an item has no vector that the probe can be compared with.
+            UnsupportedFarError: the threshold is a FAR that no data supports.
             VectorError: vectors that are not the version's.
         """
+        return self._ask(lambda: self._prepare(probe, threshold), k)
+
+    def rank_merge(
+        self, probes: Sequence[Probe], k: int, threshold: Threshold | None, by: str
+    ) -> tuple[list[list[Hit]], GalleryRow]:
+        """Search each version's live items by the probe of that version, and merge the lists.
+
+        Raises:
+            UnknownNameError: `by` is none of `MERGE_BY`.
+            UsageError: two probes of one version, or of unequal numbers of vectors.
+            GalleryError: items are live in a version without a probe, or uncalibrated FARs.
+            UnsupportedFarError, VectorError: as `search`.
+        """
+        if by not in MERGE_BY:
+            raise UnknownNameError("score to merge by", by, MERGE_BY)
+        given = {probe.version: probe for probe in probes}
+        if not given or len(given) < len(probes) or len({len(probe) for probe in probes}) > 1:
+            raise UsageError("give one probe of each version, of the same images in the same order")
+        return self._ask(lambda: self._prepare_each(given, threshold, by_far=by == "far"), k)
+
+    def check(self, version: str, threshold: Threshold | None) -> None:
+        """Refuse now what a search by probes of `version` would be refused for.
+
+        Raises:
+            UnmeasuredEdgeError, GalleryError, UnsupportedFarError: as `search`.
+        """
+        with self._shelf.database.read() as connection:
+            view = self._shelf.view_in(connection)
+            ways, _ = self._reach(connection, view, version)
+            limit = Limit.of(threshold, connection, self._ways, view)
+        if limit is not None:
+            limit.check(ways.values())
+
+    def _ask(self, prepare: Callable[[], _Question], k: int) -> tuple[list[list[Hit]], GalleryRow]:
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least one hit")
 
         def answer(_: View) -> tuple[list[list[Hit]], GalleryRow]:
-            question = self._prepare(probe, threshold)
+            question = prepare()
             return self._answer(question, k), question.view.row
 
         return self._shelf.reading(answer)
@@ -85,7 +135,7 @@ class Searcher:
         """Compare two single probes over the edge from `a`'s version to `b`'s.
 
         Raises:
-            UnmeasuredEdgeError, GalleryError, VectorError: as `search`.
+            UnmeasuredEdgeError, GalleryError, UnsupportedFarError, VectorError: as `search`.
         """
         with self._shelf.database.read() as connection:
             view = self._shelf.view_in(connection)
@@ -94,6 +144,8 @@ class Searcher:
             )
             way = self._ways.get(connection, a.version, b.version)
             limit = Limit.of(threshold, connection, self._ways, view)
+        if limit is not None:
+            limit.check([way])
         if len(a) != 1 or len(b) != 1:
             raise UsageError("verifying compares one vector with one vector")
         if way.stored_output not in b.vectors:
@@ -109,24 +161,57 @@ class Searcher:
     def _prepare(self, probe: Probe, threshold: Threshold | None) -> _Question:
         with self._shelf.database.read() as connection:
             view = self._shelf.view_in(connection)
-            outputs = catalog.version_outputs(connection, probe.version)
-            checked = checked_probe(probe, outputs)
-            found = {v: self._ways.find(connection, probe.version, v) for v in view.row.preference}
-            ways = {version: way for version, way in found.items() if way is not None}
-            live = _live(view, probe.version, ways)
+            checked = checked_probe(probe, catalog.version_outputs(connection, probe.version))
+            ways, live = self._reach(connection, view, probe.version)
             limit = Limit.of(threshold, connection, self._ways, view)
+        if limit is not None:
+            limit.check(ways.values())
+        probes = dict.fromkeys(ways, checked)
+        return _Question(len(checked), probes, view, ways, live, limit, by_far=len(ways) > 1)
+
+    def _reach(
+        self, connection: Connection, view: View, probe: str
+    ) -> tuple[dict[str, Way], dict[str, Bools]]:
+        """Return the ways from a probe's version to every version with live items, and these."""
+        found = {v: self._ways.find(connection, probe, v) for v in view.row.preference}
+        ways = {version: way for version, way in found.items() if way is not None}
+        live = _live(view, probe, ways)
         used = {version: ways[version] for version in live}
         if len(used) > 1:
             for way in used.values():
                 if way.calibration is None:
                     raise UnmeasuredEdgeError(way.probe, way.stored)
-        return _Question(checked, view, used, live, limit)
+        return used, live
+
+    def _prepare_each(
+        self, given: Mapping[str, Probe], threshold: Threshold | None, *, by_far: bool
+    ) -> _Question:
+        with self._shelf.database.read() as connection:
+            view = self._shelf.view_in(connection)
+            checked = {
+                version: checked_probe(probe, catalog.version_outputs(connection, version))
+                for version, probe in given.items()
+            }
+            ways = {v: self._ways.get(connection, v, v) for v in view.row.preference if v in given}
+            limit = Limit.of(threshold, connection, self._ways, view)
+        live = _live_in(view, ways)
+        used = {version: ways[version] for version in live}
+        if limit is not None:
+            limit.check(used.values())
+        by_far = by_far and len(used) > 1
+        for way in used.values():
+            if by_far and way.calibration is None:
+                raise GalleryError(
+                    f"{way.stored} is not calibrated, so that its distances do not merge by FAR; "
+                    "run `segue calibrate`, or merge by distance"
+                )
+        count = len(next(iter(checked.values())))
+        return _Question(count, checked, view, used, live, limit, by_far=by_far)
 
     def _answer(self, question: _Question, k: int) -> list[list[Hit]]:
-        merged: list[list[_Answers]] = [[] for _ in range(len(question.probe))]
-        mixed = len(question.ways) > 1
+        merged: list[list[_Answers]] = [[] for _ in range(question.count)]
         for version, way in question.ways.items():
-            vectors = way.vectors(question.probe)
+            vectors = way.vectors(question.probes[version])
             key = (version, way.stored_output)
             found = self._nearest.search(question.view, key, question.live[version], vectors, k)
             for answers, (seqs, distances) in zip(merged, found, strict=True):
@@ -134,7 +219,7 @@ class Searcher:
                     kept = question.limit.accepts(way, distances)
                     seqs, distances = seqs[kept], distances[kept]  # noqa: PLW2901
                 scores = distances
-                if mixed:
+                if question.by_far:
                     assert way.calibration is not None
                     scores = way.calibration.log10_far(distances)
                 answers.append(_Answers(way, seqs, distances, scores))
@@ -159,6 +244,25 @@ def _live(view: View, probe: str, ways: Mapping[str, Way]) -> dict[str, Bools]:
         raise GalleryError(
             f"{int(left.sum())} items have no vector that a probe of {probe} can be compared with; "
             f"embed the probe with {view.row.serving}"
+        )
+    return {version: mask for version, mask in reachable.items() if mask.any()}
+
+
+def _live_in(view: View, ways: Mapping[str, Way]) -> dict[str, Bools]:
+    """Return the items that are live in each of some versions, as if there were no others.
+
+    Raises:
+        GalleryError: some item has no vector of any of them.
+    """
+    reachable = view.live(tuple((version, way.stored_output) for version, way in ways.items()))
+    left = view.alive().copy()
+    for mask in reachable.values():
+        left &= ~mask
+    if left.any():
+        lacking = [version for version, mask in view.live().items() if (mask & left).any()]
+        raise GalleryError(
+            f"{int(left.sum())} items have vectors of {', '.join(lacking)} only; give a probe of "
+            "that version too"
         )
     return {version: mask for version, mask in reachable.items() if mask.any()}
 

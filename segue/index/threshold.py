@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segue.errors import GalleryError, UnmeasuredEdgeError
+from segue.errors import GalleryError, UnmeasuredEdgeError, UnsupportedFarError
 from segue.index import catalog
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import sqlalchemy as sa
 
     from segue.index.edges import Way, Ways
@@ -27,11 +29,13 @@ class Limit:
     Attributes:
         log10_far: what every calibrated edge is held to; None if nothing is calibrated.
         distance: what the edge of `version` with itself is held to directly.
+        measured: whether every edge's data must support the FAR.
     """
 
     log10_far: float | None
     distance: float | None = None
     version: str | None = None
+    measured: bool = False
 
     @classmethod
     def of(
@@ -44,11 +48,13 @@ class Limit:
         """
         if threshold is None:
             return None
+        measured = not threshold.extrapolate
         if threshold.far is not None:
-            return cls(math.log10(threshold.far))
+            return cls(math.log10(threshold.far), measured=measured)
         if threshold.false_hits is not None:
             items = max(int(np.count_nonzero(view.alive())), 1)
-            return cls(math.log10(min(threshold.false_hits / items, 1.0)))
+            far = min(threshold.false_hits / items, 1.0)
+            return cls(math.log10(far), measured=measured)
         if threshold.distance is None:
             return None
         version = threshold.version
@@ -60,6 +66,26 @@ class Limit:
         if own is not None and own.calibration is not None:
             log10_far = float(own.calibration.log10_far(np.array([threshold.distance]))[0])
         return cls(log10_far, threshold.distance, version)
+
+    def check(self, ways: Iterable[Way]) -> None:
+        """Refuse a threshold that means nothing on one of the edges to search by.
+
+        Raises:
+            UnsupportedFarError: a FAR in the fitted tail of a calibration, which was not allowed.
+            GalleryError, UnmeasuredEdgeError: as `accepts`.
+        """
+        for way in ways:
+            self.accepts(way, np.empty(0))
+            if self.measured and way.calibration is not None and self.log10_far is not None:
+                far, smallest = 10**self.log10_far, way.calibration.smallest_far
+                if far < smallest * (1 - 1e-9):
+                    raise UnsupportedFarError(
+                        far,
+                        smallest,
+                        f"on the edge {way.probe} -> {way.stored}",
+                        f"calibrate on more than its {way.calibration.people} people, use a larger "
+                        "FAR, or trust the fitted tail (--extrapolate; Threshold's extrapolate)",
+                    )
 
     def accepts(self, way: Way, distances: Doubles) -> Bools:
         """Return which distances on an edge are within the threshold: bool [N].

@@ -92,6 +92,7 @@ def search(
 ) -> list[list[Hit]]:
     """Search by image files; see `Workspace.search`."""
     opened = workspace.gallery(gallery)
+    opened.check_search(threshold)
     hits = opened.search(probe(workspace, gallery, images), k=k, threshold=threshold)
     if inline_milliseconds > 0:
         from segue.migrations import open_migration, reembed_hits

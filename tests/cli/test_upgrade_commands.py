@@ -175,15 +175,43 @@ def test_a_backup_makes_a_workspace_where_there_is_none(run, segue, tmp_path):
     assert segue("-w", place, "doctor").code == 0
 
 
-def test_a_threshold_below_what_was_measured_is_told(segue, workspace, faces):
-    """Few calibration people support no small FAR: calibrating says so, and so does searching."""
+def test_a_threshold_below_what_was_measured_is_refused_unless_allowed(segue, workspace, faces):
+    """Few calibration people support no small FAR: calibrating says so, and searching refuses."""
     few = segue("-w", workspace, "calibrate", "faces/1", "--data", faces)
     assert few.code == 0
     assert "rests on extrapolation" in few.err
+    one, other = sorted((faces / "images" / "drawn0001").iterdir())[:2]
+    search, verify = ("search", "people", one), ("gallery", "verify", "people", one, other)
+    for command in (search, verify):
+        for stated in (("--far", "1e-6"), ("--false-hits", "1e-5")):
+            refused = segue("-w", workspace, *command, *stated)
+            assert (refused.code, refused.out) == (2, ""), refused
+            assert refused.err.count("\n") == 1
+            assert "on the edge faces/1 -> faces/1" in refused.err
+            assert "--extrapolate" in refused.err
+            found = segue("-w", workspace, *command, *stated, "--extrapolate")
+            assert found.code == 0, found
+            assert "is extrapolated" in found.err
+        assert segue("-w", workspace, *command, "--distance", 0.001).code == 0
+        assert segue("-w", workspace, *command, "--far", 1).code == 0
+
+
+def test_a_cosine_in_use_is_the_distance_of_it(run, segue, workspace, faces):
+    """Squared distance 2 - 2 · cosine; what is no cosine, or states two, is a wrong call."""
     probe = min((faces / "images" / "drawn0001").iterdir())
-    found = segue("-w", workspace, "search", "people", probe, "--far", "1e-6")
-    assert found.code == 0
-    assert "is extrapolated" in found.err
+    command = ("search", "people", probe, "--json")
+    assert run(*command, "--cosine", 0.75) == run(*command, "--distance", 0.5)
+    named = run(*command, "--cosine", 0.75, "--for-version", "faces/1")
+    assert named == run(*command, "--cosine", 0.75)
+    for wrong in (
+        ("--cosine", 2),
+        ("--cosine", 0.5, "--far", 0.1),
+        ("--for-version", "faces/1"),
+        ("--extrapolate",),
+    ):
+        done = segue("-w", workspace, *command, *wrong)
+        assert done.code == 2, done
+        assert "Traceback" not in done.err
 
 
 def test_every_kind_of_value_comes_out_of_a_query(run):

@@ -9,7 +9,13 @@ from gallery_world import D, calibration, ids, new_items, probe, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.errors import GalleryError, UnmeasuredEdgeError, UsageError, VectorError
+from segue.errors import (
+    GalleryError,
+    UnmeasuredEdgeError,
+    UnsupportedFarError,
+    UsageError,
+    VectorError,
+)
 from segue.index import Probe, Threshold, catalog
 from segue.index.nearest import exact_distances
 
@@ -279,6 +285,39 @@ def test_expected_false_hits_are_items_times_far(half):
     assert everything == gallery.search(wanted, k=40)
 
 
+def test_a_far_below_what_the_data_supports_is_refused(half):
+    """Each edge's calibration must support a FAR, however it is stated, unless the tail may."""
+    gallery, _, _ = half
+    wanted = probe("faces/2", unit(3, seed=8))
+    smallest = calibration(1.6).smallest_far
+    assert gallery.search(wanted, threshold=Threshold(far=smallest))
+    for threshold in (Threshold(far=smallest / 2), Threshold(false_hits=40 * smallest / 2)):
+        with pytest.raises(UnsupportedFarError, match=r"faces/2 -> faces/.*supports 2\.0e-02"):
+            gallery.search(wanted, threshold=threshold)
+        with pytest.raises(UnsupportedFarError):
+            gallery.check_search(threshold)
+    allowed = Threshold(far=smallest / 2, extrapolate=True)
+    gallery.check_search(allowed)
+    everything = gallery.search(wanted, k=40)
+    for hits, kept in zip(everything, gallery.search(wanted, k=40, threshold=allowed), strict=True):
+        assert kept == [hit for hit in hits if hit.far <= smallest / 2]
+    gallery.search(wanted, threshold=Threshold(distance=0.01, version="faces/2"))
+
+
+def test_a_threshold_that_means_nothing_is_told_before_a_probe_is_embedded(half, world):
+    """Edges and calibrations that a search would lack are told by `check_search` alone."""
+    gallery, _, _ = half
+    gallery.check_search()
+    gallery.check_search(Threshold(distance=1.0, version="faces/2"))
+    with pytest.raises(GalleryError, match="calibrate"):
+        gallery.check_search(Threshold(distance=1.0, version="faces/1"))
+    with pytest.raises(UnmeasuredEdgeError):
+        gallery.check_search(version="faces/3")
+    world.edge("faces/2", "faces/1", calibration=None)
+    with pytest.raises(UnmeasuredEdgeError):
+        gallery.check_search()
+
+
 def test_a_distance_of_the_old_version_is_translated(half, world):
     """A distance in use with v1 stands for v1's FAR at it, on the edges of v2 too."""
     gallery, _, _ = half
@@ -340,7 +379,9 @@ def test_two_images_are_verified_over_their_edge(world):
     with pytest.raises(UnmeasuredEdgeError):
         gallery.verify_pair(new, a)
     world.edge("faces/2", "faces/1")
-    strict = gallery.verify_pair(new, a, Threshold(far=1e-9))
+    with pytest.raises(UnsupportedFarError):
+        gallery.verify_pair(new, a, Threshold(far=1e-9))
+    strict = gallery.verify_pair(new, a, Threshold(far=1e-9, extrapolate=True))
     assert not strict.same
     assert 0 < strict.far <= 1
     with pytest.raises(UsageError):
