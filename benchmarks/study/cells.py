@@ -1,0 +1,170 @@
+"""What is trained, each once: cells, named by a hash of everything that they depend on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from segue.files import sha256_bytes
+from segue.train.settings import HarmonicSettings, LoopSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.study.recipes import Recipe, Study
+
+V1, START, TWIN, TIED = "v1", "start", "twin", "tied"
+"""Kinds of cells: v1, the independent v2 to start from, its twin, and a v2 tied to v1."""
+
+CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1}
+"""Raised by hand where a change of Segue's code changes what a training gives."""
+
+LATER: dict[str, Any] = {}
+"""Settings that Segue has got since cells were stored, with the value that means "as before"."""
+
+_ANYWHERE = ("device", "log_every", "checkpoint_every")
+_TIE = ("loss", "loss_settings", "cross_weight", "separate_head", "head_dropout")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        kind: one of the kinds above.
+        label: for people; no part of the name.
+        settings: of the training, with its seed.
+        index: which of the study's seeds it is of.
+        noise: share of the training images with another person's label.
+        data: fingerprint of the faces of all parts but test.
+        needs: kind -> the cells whose results it takes.
+    """
+
+    kind: str
+    label: str
+    settings: LoopSettings
+    index: int
+    noise: float
+    data: str
+    needs: tuple[Cell, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the cell: 16 hexadecimal digits."""
+        told = {
+            "kind": self.kind,
+            "code": CODE[self.kind],
+            "settings": describe(self.kind, self.settings),
+            "data": self.data,
+            "noise": [self.noise, self.index] if self.noise else None,
+            "needs": [need.digest for need in self.needs],
+        }
+        return digest_of(told)
+
+    def need(self, kind: str) -> Cell:
+        """Return the cell of that kind that it takes the result of."""
+        return next(need for need in self.needs if need.kind == kind)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The cells of one recipe and seed; `new` is None where the twin stands for v2."""
+
+    old: Cell
+    start: Cell
+    twin: Cell
+    new: Cell | None
+
+    def __iter__(self) -> Iterator[Cell]:
+        yield from (self.old, self.start, self.twin)
+        if self.new is not None:
+            yield self.new
+
+
+def describe(kind: str, settings: LoopSettings) -> dict[str, Any]:
+    """Return a training's settings as plain JSON values, those of its losses spelled out.
+
+    What does not matter to the result is left out: where it is computed, and a twin's tie.
+    """
+    from segue.train.objective import make_settled_loss, tying_loss
+
+    own = make_settled_loss(settings.self_loss, settings, settings.self_loss_settings)
+    told = {**asdict(settings), "self_loss_settings": asdict(own)}
+    for name in _ANYWHERE:
+        told.pop(name)
+    if kind == TIED:
+        assert isinstance(settings, HarmonicSettings)
+        tie = tying_loss(settings.loss, settings, settings.loss_settings)
+        told["loss_settings"] = asdict(tie)
+        if not settings.separate_head:
+            told.pop("head_dropout")
+    elif isinstance(settings, HarmonicSettings):
+        for name in _TIE:
+            told.pop(name)
+    kept = {name: value for name, value in told.items() if name not in LATER}
+    later = {name: told[name] for name in LATER.keys() & told.keys() if told[name] != LATER[name]}
+    return {**kept, **later}
+
+
+def digest_of(value: Any) -> str:
+    """Return 16 hexadecimal digits that name plain JSON values."""
+    return sha256_bytes(json.dumps(value, sort_keys=True).encode())[:16]
+
+
+def models_of(study: Study, recipe: Recipe, index: int, data: str) -> Models:
+    """Return the cells of a recipe and one of the study's seeds.
+
+    v1, the start and the further training have seeds of their own. v1 is deployed already: label
+    noise is in everything that v2 is trained on, its start and its twin too, never in v1.
+    """
+    seeds = [3 * index + place for place in (1, 2, 3)]
+    noise = recipe.noise
+    noisy = f", {noise:.0%} noise" if noise else ""
+
+    def cell(kind: str, label: str, settings: LoopSettings, needs: Sequence[Cell]) -> Cell:
+        seed = seeds[0 if kind == V1 else 1 if kind == START else 2]
+        share = 0.0 if kind == V1 else noise
+        told = f"{label}, seed {index}"
+        return Cell(kind, told, replace(settings, seed=seed), index, share, data, tuple(needs))
+
+    old = cell(V1, "v1", study.old, [])
+    start = cell(START, f"start{noisy}", study.start, [])
+    twin = cell(TWIN, f"twin{noisy}", twin_settings(study, recipe), [start])
+    new = None
+    if recipe.settings is not None:
+        new = cell(TIED, recipe.name, recipe.settings, [old, start])
+    return Models(old, start, twin, new)
+
+
+def twin_settings(study: Study, recipe: Recipe) -> HarmonicSettings:
+    """Return how a recipe's twin is trained: with its self loss, for as many steps.
+
+    Where a recipe takes its steps in other stages the twin keeps the study's stages.
+    """
+    given, usual = recipe.settings, study.further
+    if given is None:
+        return usual
+    kept = {
+        name: getattr(given, name)
+        for name in ("self_loss", "self_loss_settings", "margin", "learning_rate")
+    }
+    if given.head_steps + given.steps != usual.head_steps + usual.steps:
+        kept |= {"head_steps": given.head_steps, "steps": given.steps}
+    return replace(usual, **kept)
+
+
+def all_cells(
+    study: Study, recipes: Sequence[Recipe], seeds: Sequence[int], data: str
+) -> list[Cell]:
+    """Return every cell once, the most important first: group by group, seed by seed."""
+    groups = list(dict.fromkeys(recipe.group for recipe in recipes))
+    found: dict[str, Cell] = {}
+    for group in groups:
+        for index in seeds:
+            for recipe in recipes:
+                if recipe.group == group and index < recipe.seeds:
+                    for cell in models_of(study, recipe, index, data):
+                        found.setdefault(cell.digest, cell)
+    return list(found.values())

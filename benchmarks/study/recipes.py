@@ -1,0 +1,264 @@
+"""What the study compares: each strategy, bridge, ablation and noise as a named recipe.
+
+Every strategy starts from the same independently trained v2 and takes the same further steps on the
+same images; a recipe says only what ties it to v1. Choices between recipes are made on the
+validation people. For the part test the recipes are frozen: `frozen.json` beside this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from segue.train.settings import HarmonicSettings, TrainSettings, paper_settings
+
+STRATEGY, BRIDGE, ABLATION, NOISE = "strategy", "bridge", "ablation", "noise"
+"""The groups of recipes, in the order in which they are worked on."""
+
+MACHINE: dict[str, Any] = {"threads": 1, "precision": "bfloat16"}
+"""One thread: runs repeat bit for bit on one machine. The trunks compute in bfloat16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way to an upgrade.
+
+    Attributes:
+        name: as tables show it; `--only` takes it.
+        says: one sentence on what it does.
+        settings: of the further training; its seed is set for each cell. None for a bridge, and
+            for the twin itself.
+        bridge: kind of the bridge that takes the twin's vectors to v1's space, or empty.
+        group: one of the groups above.
+        seeds: how many seeds it is trained from.
+        noise: share of v2's training images that carry another person's label.
+        beside: name of the recipe that an ablation or noise is compared with.
+    """
+
+    name: str
+    says: str
+    settings: HarmonicSettings | None = None
+    bridge: str = ""
+    group: str = STRATEGY
+    seeds: int = 5
+    noise: float = 0.0
+    beside: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """An upgrade, and everything that is tried on it.
+
+    Attributes:
+        name: of the upgrade.
+        old: training of v1, on the people of part train that are marked for it.
+        start: training of the independent v2 that everything goes on from.
+        further: what the twin is trained on with; a recipe's twin has that recipe's self loss and
+            steps.
+        recipes: in the order of importance; the first is the one that others are compared with.
+        bootstrap: resamples of people behind each interval.
+        fars: false accept rates.
+        rhos: mixing ratios.
+    """
+
+    name: str
+    old: TrainSettings
+    start: TrainSettings
+    further: HarmonicSettings
+    recipes: tuple[Recipe, ...]
+    bootstrap: int
+    fars: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
+    rhos: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+# --- the upgrade from a small network to a larger one, which decides --------------------------
+
+OLD = TrainSettings(width=8, steps=700, **MACHINE)
+START = TrainSettings(width=24, steps=800, **MACHINE)
+HEAD_STEPS, STEPS = 150, 500  # of every further training: embedding layers alone, then everything
+
+
+def further(**given: Any) -> HarmonicSettings:
+    """Return Segue's defaults with the study's steps, and what is given."""
+    return HarmonicSettings(**{"head_steps": HEAD_STEPS, "steps": STEPS, **MACHINE, **given})
+
+
+def published(loss: str, cross_weight: float, **given: Any) -> HarmonicSettings:
+    """Return a published loss on the one output, as published; its own settings as loss settings.
+
+    `given` that are no training settings are the loss's.
+    """
+    kept = {"separate_head": False, "cross_weight": cross_weight, "loss": loss}
+    own = {name: given.pop(name) for name in tuple(given) if name == "self_weight"}
+    return further(**kept, **own, loss_settings=given)
+
+
+def own_head(loss: str, **given: Any) -> HarmonicSettings:
+    """Return a loss on Segue's separate head with Segue's weight; `given` are the loss's."""
+    return further(loss=loss, loss_settings=given)
+
+
+PAPER = paper_settings(head_steps=HEAD_STEPS, steps=STEPS, **MACHINE)
+
+STRATEGIES = (
+    Recipe(
+        name="segue",
+        says="Segue's defaults: one threshold for all pairs of a batch, on a head of its own.",
+        settings=further(),
+    ),
+    Recipe(name="twin", says="v2 trained on for as many steps, knowing nothing of v1."),
+    Recipe(
+        name="harmonic",
+        says="FaceNet's appendix: triplets that mix both versions, on the one output, two stages.",
+        settings=PAPER,
+    ),
+    Recipe(
+        name="bct",
+        says="Cross-entropy through v1's class means beside the self loss (BCT, CVPR 2020).",
+        settings=published("bct", 1.0),
+    ),
+    Recipe(
+        name="contra_ract .05",
+        says="The contrast of Hot-refresh (ICLR 2022) as in the first trial: T 0.05, weight 0.1.",
+        settings=published("contra_ract", 0.1, temperature=0.05),
+    ),
+    Recipe(
+        name="bct + own head",
+        says="The loss of BCT on Segue's separate head.",
+        settings=own_head("bct"),
+    ),
+    Recipe(
+        name="contra_ract + own head",
+        says="The loss of Hot-refresh, T 0.05, on Segue's separate head.",
+        settings=own_head("contra_ract", temperature=0.05),
+    ),
+    Recipe(
+        name="harmonic + own head",
+        says="FaceNet's harmonic triplets on Segue's separate head.",
+        settings=own_head("harmonic"),
+    ),
+    Recipe(
+        name="supcon + own head",
+        says="Segue's loss with one denominator for each image: the supervised contrastive loss.",
+        settings=own_head("harmonic_contrast", shared=False),
+    ),
+    Recipe(
+        name="harmonic one stage",
+        says="FaceNet's harmonic triplets, the whole network from the first step on.",
+        settings=replace(PAPER, head_steps=0, steps=HEAD_STEPS + STEPS),
+    ),
+    Recipe(
+        name="contra_ract",
+        says="The contrast of Hot-refresh (ICLR 2022) as published: T 0.01, weight 1.",
+        settings=published("contra_ract", 1.0, temperature=0.01),
+    ),
+    Recipe(
+        name="lce",
+        says="v2's class weights aligned with v1's class means, inside its boundaries (ICCV 2021).",
+        settings=published("lce", 1.0),
+    ),
+    Recipe(
+        name="mixbct",
+        says="The self loss on batches in which 30 % of the vectors are v1's (MixBCT).",
+        settings=published("mixbct", 1.0, self_weight=0.0),
+    ),
+    Recipe(
+        name="hoc",
+        says="Each image's own v1 vector found among the batch's: InfoNCE, scale 10, weight 0.1.",
+        settings=published("hoc", 0.1),
+    ),
+    Recipe(
+        name="l2",
+        says="v1's vectors regressed beside the self loss (a variant in BCT).",
+        settings=published("l2", 1.0),
+    ),
+)
+
+BRIDGES = tuple(
+    Recipe(name=f"bridge {kind}", says=f"{says} from the twin to v1.", bridge=kind, group=BRIDGE)
+    for kind, says in (
+        ("procrustes", "The best rotation"),
+        ("ridge", "Ridge regression"),
+        ("low_rank", "Ridge regression of reduced rank"),
+        ("mlp", "Ridge regression and a small network beside it,"),
+    )
+)
+
+
+def ablation(name: str, beside: str, says: str, settings: HarmonicSettings) -> Recipe:
+    return Recipe(name=name, says=says, settings=settings, group=ABLATION, seeds=3, beside=beside)
+
+
+def combination(*versions: str) -> HarmonicSettings:
+    """Return FaceNet's recipe with some combinations of anchor, positive and negative only."""
+    return replace(PAPER, loss_settings={"combinations": versions})
+
+
+ABLATIONS = (
+    ablation(
+        "segue, one stage",
+        "segue",
+        "The whole network from the first step on.",
+        further(head_steps=0, steps=HEAD_STEPS + STEPS),
+    ),
+    ablation("segue, one output", "segue", "No head of its own.", further(separate_head=False)),
+    ablation(
+        "segue, no dropout", "segue", "The head sees all features.", further(head_dropout=0.0)
+    ),
+    ablation("segue, weight .1", "segue", "The tie weighs 0.1.", further(cross_weight=0.1)),
+    ablation("segue, weight 1", "segue", "The tie weighs 1.", further(cross_weight=1.0)),
+    ablation(
+        "segue, both pools",
+        "segue",
+        "Impostors are vectors of v1 and of v2.",
+        own_head("harmonic_contrast", new_negatives=True),
+    ),
+    ablation(
+        "harmonic, old negatives",
+        "harmonic",
+        "Negatives from v1 only.",
+        replace(PAPER, loss_settings={"negatives": ("old",)}),
+    ),
+    ablation(
+        "harmonic, new negatives",
+        "harmonic",
+        "Negatives from v2 only.",
+        replace(PAPER, loss_settings={"negatives": ("new",)}),
+    ),
+    *(
+        ablation(
+            f"harmonic, {versions} only",
+            "harmonic",
+            "Of anchor, positive and negative (n new, o old) this combination alone.",
+            combination(versions),
+        )
+        for versions in ("nno", "non", "noo", "onn", "ono", "oon")
+    ),
+)
+
+NOISY = ("segue", "harmonic", "bct", "contra_ract .05")
+"""What is trained with wrong labels too: Segue's, FaceNet's, BCT's and the best other strategy."""
+
+NOISES = tuple(
+    replace(
+        recipe,
+        name=f"{recipe.name}, {share:.0%} noise",
+        says=f"{share:.0%} of v2's training images carry a random other person's label.",
+        group=NOISE,
+        seeds=3,
+        noise=share,
+        beside=recipe.name,
+    )
+    for share in (0.1, 0.2)
+    for recipe in STRATEGIES
+    if recipe.name in NOISY
+)
+
+FULL = Study(
+    name="small to larger network",
+    old=OLD,
+    start=START,
+    further=further(),
+    recipes=(*STRATEGIES, *BRIDGES, *ABLATIONS, *NOISES),
+    bootstrap=500,
+)
