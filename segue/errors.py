@@ -204,7 +204,8 @@ class UnmeasuredEdgeError(RegistryError):
         self.probe, self.stored = probe, stored
         super().__init__(
             f"no measured edge {probe} -> {stored}: their distances mean nothing together; "
-            f"measure it with `segue evaluate compatibility --old {stored} --new {probe}`"
+            f"measure it with `segue evaluate compatibility --old {stored} --new {probe}`, or with "
+            f"`segue calibrate {probe} --stored {stored}` if it has a bridge"
         )
 
 

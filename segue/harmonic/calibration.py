@@ -12,6 +12,11 @@ Bickel, NIPS 2004, estimate the intrinsic dimension m from it). Generalised Pare
 with shape >= 0 hold that law (shape 0) and heavier tails, and never end: log FAR falls on and on
 down to distance 0. Scale and shape are estimated by probability-weighted moments
 (Hosking and Wallis, Technometrics 1987), in closed form and unmoved by ties.
+
+A FAR in the tail is an extrapolation and called so. On LFW (two networks, calibrated on 15 to 467
+people and tried on others, up to 24 draws each) the realised FAR is in the median 0.8 to 1.1 times
+the target about one decade below the smallest supported FAR, 0.35 to 0.7 two decades and less than
+0.3 three decades below it: the tail errs towards refusing.
 """
 
 from __future__ import annotations
@@ -141,6 +146,16 @@ class Calibration:
         """
         return _smallest_far(self.impostors, self.people_pairs)
 
+    def supports(self, far: float) -> bool:
+        """Tell whether `far` is at least `smallest_far`, rounding apart.
+
+        >>> distances = np.random.default_rng(0).normal(2, 0.2, 10_000)
+        >>> calibration = Calibration.fit(distances, people_pairs=4950, people=100)
+        >>> calibration.supports(0.02), calibration.supports(0.01)
+        (True, False)
+        """
+        return far >= self.smallest_far * (1 - 1e-9)
+
     def log10_far(self, distance: ArrayLike) -> Doubles:
         """Return log10 of the FAR at a squared distance: the score that mixed lists merge by.
 
@@ -168,7 +183,7 @@ class Calibration:
         return np.asarray(np.maximum(power, np.finfo(np.float64).tiny))
 
     def distance_at(self, far: float) -> float:
-        """Return the squared distance at which the FAR is `far`, in the tail too.
+        """Return the squared distance at which the FAR is `far`, in the tail too (see `supports`).
 
         Raises:
             UsageError: `far` is not in (0, 1].

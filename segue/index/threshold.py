@@ -77,11 +77,11 @@ class Limit:
         for way in ways:
             self.accepts(way, np.empty(0))
             if self.measured and way.calibration is not None and self.log10_far is not None:
-                far, smallest = 10**self.log10_far, way.calibration.smallest_far
-                if far < smallest * (1 - 1e-9):
+                far = 10**self.log10_far
+                if not way.calibration.supports(far):
                     raise UnsupportedFarError(
                         far,
-                        smallest,
+                        way.calibration.smallest_far,
                         f"on the edge {way.probe} -> {way.stored}",
                         f"calibrate on more than its {way.calibration.people} people, use a larger "
                         "FAR, or trust the fitted tail (--extrapolate; Threshold's extrapolate)",

@@ -182,7 +182,7 @@ def check_unseen(bridge: Bridge | None, faces: FaceList, purpose: str) -> None:
     if bridge is not None and bridge.settings.get("people_sha256") == people_sha256(faces):
         raise UsageError(
             f"the bridge {bridge.source_version} -> {bridge.target_version} was fitted on the "
-            f"people of part {bridge.settings.get('part')}; {purpose} on others"
+            f"people of part {bridge.settings.get('part')}; {purpose} on others (--part)"
         )
 
 

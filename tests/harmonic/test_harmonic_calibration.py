@@ -176,6 +176,8 @@ def test_smallest_far_needs_accepts_and_people():
     assert fitted(sample, people_pairs=10_000).smallest_far == ACCEPTS_NEEDED / 10_000
     assert fitted(sample, people_pairs=500).smallest_far == 0.1
     assert fitted(sample, people_pairs=3).smallest_far == 1
+    assert fitted(sample, people_pairs=3).supports(1)
+    assert not fitted(sample, people_pairs=3).supports(0.9)
     calibration = fitted(sample, people_pairs=500)
     assert not calibration.extrapolated(calibration.distance_at(0.101))
     assert calibration.extrapolated(calibration.distance_at(0.099))
@@ -223,6 +225,17 @@ def test_another_format_and_damage_are_refused():
     ):
         with pytest.raises(EvaluationError, match="damaged"):
             Calibration.from_json({**written, **damage})
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples(), st.integers(1, 5000), st.floats(-4, 0))
+def test_what_the_data_supports_is_mostly_read_off_the_data(sample, people_pairs, exponent):
+    """A supported FAR allows 100 accepts from 50 pairs of people, and 1 is always supported."""
+    calibration = fitted(sample, people_pairs=people_pairs)
+    far = 10.0**exponent
+    enough = far * len(sample) >= 100 * (1 - 1e-9) and far * people_pairs >= 50 * (1 - 1e-9)
+    assert calibration.supports(far) == (enough or far == 1)
+    assert calibration.supports(1)
 
 
 # --- pairs ------------------------------------------------------------------------------------
