@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from segue.train.harmonic import train_harmonic, train_twin
     from segue.train.old_vectors import old_vectors_from_file
     from segue.train.sampler import PKSampler
-    from segue.train.settings import HarmonicSettings, LoopSettings, TrainSettings
+    from segue.train.settings import (
+        HarmonicSettings,
+        LoopSettings,
+        TrainSettings,
+        paper_settings,
+    )
     from segue.train.trained import Trained
 
 __all__ = [
@@ -23,6 +28,7 @@ __all__ = [
     "TrainSettings",
     "Trained",
     "old_vectors_from_file",
+    "paper_settings",
     "train_base",
     "train_harmonic",
     "train_twin",
@@ -35,6 +41,7 @@ _HOME = {
     "TrainSettings": "settings",
     "Trained": "trained",
     "old_vectors_from_file": "old_vectors",
+    "paper_settings": "settings",
     "train_base": "base",
     "train_harmonic": "harmonic",
     "train_twin": "harmonic",

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 FILE_NAME = "checkpoint.safetensors"
-_WEIGHTS, _OPTIMISER = "weights.", "optimiser."
+_WEIGHTS, _OPTIMISER, _NETWORK = "weights.", "optimiser.", "network."
 _SHOWN = 3
+
+_SINCE_FORMAT_1 = {"precision": "float32"}
+_HARMONIC_SINCE_FORMAT_1 = {"separate_head": False, "head_dropout": 0.5}
+"""Settings that format 1 knew nothing of, as they then were."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ def load_checkpoint(folder: Path, of: Mapping[str, Any]) -> Checkpoint | None:
     content = path.read_bytes()
     tensors = read_tensors(content, path)
     header = _read_header(content, path)
+    if header["format"] == 1:
+        tensors, header = _lift(tensors, header)
     _check_same(header["of"], json.loads(json.dumps(of)), path)
     optimiser: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -115,9 +121,27 @@ def _read_header(content: bytes, path: Path) -> dict[str, Any]:
         found = header["format"]
     except (KeyError, ValueError, TypeError) as error:
         raise UnsafeModelError(path, "it is no checkpoint of a training") from error
-    if found != FORMAT:
+    if found not in (1, FORMAT):
         raise FormatError(path, found, FORMAT)
     return header
+
+
+def _lift(
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Say in the words of today what format 1 said: its weights are of a network alone."""
+    of = header["of"]
+    further = (
+        _SINCE_FORMAT_1 if of["kind"] == "base" else _SINCE_FORMAT_1 | _HARMONIC_SINCE_FORMAT_1
+    )
+    lifted = {**header, "of": {**of, "settings": {**further, **of["settings"]}}}
+    renamed = {
+        _WEIGHTS + _NETWORK + name.removeprefix(_WEIGHTS)
+        if name.startswith(_WEIGHTS)
+        else name: value
+        for name, value in tensors.items()
+    }
+    return renamed, lifted
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

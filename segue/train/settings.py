@@ -94,6 +94,10 @@ class HarmonicSettings(LoopSettings):
 
     `steps` and `learning_rate` are those of stage 2. The defaults are the recipe that did best in
     the study (docs/results.md); `paper_settings` are FaceNet's.
+
+    Published losses have weights of their own: `bct` and `lce` stand beside v2's own loss with a
+    `cross_weight` of 1, `hoc` with 0.1. `mixbct` takes the place of v2's own loss: `self_weight` 0
+    on the one output, `separate_head` False.
     """
 
     steps: int = 600  # optimiser steps of stage 2, the whole network

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from train_world import BASE, HARMONIC, Killed, kill_at, without_time
 
-from segue.arrays import normalise
 from segue.errors import (
     FormatError,
     PeopleError,
@@ -27,7 +27,7 @@ from segue.errors import (
     VectorError,
 )
 from segue.images import FaceList
-from segue.networks import TorchRunner, build_network, embed, load_network, save_weights
+from segue.networks import TorchRunner, embed, load_network, save_weights
 from segue.train import (
     HarmonicSettings,
     TrainSettings,
@@ -37,67 +37,7 @@ from segue.train import (
     train_twin,
 )
 from segue.train.checkpoint import FILE_NAME
-from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing
-
-COMMON = {
-    "image_size": 32,
-    "people_per_batch": 4,
-    "images_per_person": 3,
-    "singles_per_batch": 2,
-    "warmup": 2,
-    "threads": 1,
-    "log_every": 3,
-    "checkpoint_every": 4,
-}
-BASE = TrainSettings(**COMMON, width=2, dimension=6, steps=10)
-HARMONIC = HarmonicSettings(**COMMON, head_steps=5, steps=6)
-LONGER = dataclasses.replace(
-    HARMONIC, head_steps=60, steps=60, head_learning_rate=2e-2, learning_rate=5e-3, margin=0.5
-)
-
-
-class Killed(Exception):  # noqa: N818  # it stands for a kill, not for an error
-    """Ends a training from within its callback."""
-
-
-def kill_at(step):
-    def progress(done, _total, what):
-        if what.startswith("steps") and done == step:
-            raise Killed
-
-    return progress
-
-
-def without_time(trained):
-    return trained.history, save_weights(trained.network)
-
-
-@pytest.fixture(scope="module")
-def v1(faces):
-    """A short base training, the old version of these tests."""
-    return train_base(faces, BASE)
-
-
-@pytest.fixture(scope="module")
-def old_vectors(faces):
-    """Vectors of a good old version: a direction for each person, with noise for each image."""
-    generator = np.random.default_rng(11)
-    people = generator.normal(size=(len(faces.people), 6))
-    return normalise(people[faces.labels] + generator.normal(scale=0.2, size=(len(faces), 6)))
-
-
-@pytest.fixture(scope="module")
-def v2(faces):
-    """A short base training with another seed, to start from."""
-    return train_base(faces, dataclasses.replace(BASE, seed=7))
-
-
-def distances_to_old(trained, output, faces, old_vectors):
-    """Squared distances new -> old: of the same person, of different people."""
-    new = embed(TorchRunner(trained.network), faces.load((32, 32)), trained.preprocessing)[output]
-    found = 2 - 2 * new @ old_vectors.T
-    same = faces.labels[:, None] == faces.labels
-    return found[same].mean(), found[~same].mean()
+from segue.types import DEFAULT_OUTPUT, Preprocessing
 
 
 def test_a_base_training_lowers_its_loss_and_separates_people(faces):
@@ -155,19 +95,6 @@ def test_a_killed_base_training_goes_on_to_the_same_weights(faces, tmp_path, opt
     assert without_time(resumed) == without_time(expected)
     last = 10 if killed == 10 else killed - killed % 4
     assert steps == list(range(last + 1, 11))
-
-
-@pytest.mark.parametrize("killed", [3, 5, 6, 8, 10])
-def test_a_killed_harmonic_training_goes_on_to_the_same_weights(
-    faces, tmp_path, v2, old_vectors, killed
-):
-    """Killed in stage 1, between the stages and in stage 2, it resumes bit for bit."""
-    expected = train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=old_vectors)
-    arguments = {"start": v2.network, "old_vectors": old_vectors, "checkpoint": tmp_path}
-    with pytest.raises(Killed):
-        train_harmonic(faces, HARMONIC, **arguments, progress=kill_at(killed))
-    resumed = train_harmonic(faces, HARMONIC, **arguments)
-    assert without_time(resumed) == without_time(expected)
 
 
 def test_a_training_killed_in_its_log_callback_goes_on(faces, tmp_path, v1):
@@ -269,86 +196,6 @@ def test_a_checkpoint_of_a_newer_format_is_refused(faces, tmp_path):
         train_base(faces, BASE, checkpoint=tmp_path)
 
 
-def test_harmonic_training_brings_new_vectors_to_the_old_ones(faces, v2, old_vectors):
-    """Before it, new and old vectors of a person are unrelated; after it, they are near."""
-    trained = train_harmonic(faces, LONGER, start=v2.network, old_vectors=old_vectors)
-    before = distances_to_old(v2, DEFAULT_OUTPUT, faces, old_vectors)
-    same, different = distances_to_old(trained, DEFAULT_OUTPUT, faces, old_vectors)
-    assert different - same > max(0.4, before[1] - before[0])
-    assert trained.network.outputs == {DEFAULT_OUTPUT: 6}
-    assert {"loss", "loss_self", "loss_cross", "same_distance"} <= trained.history[-1].keys()
-
-
-def test_an_old_version_of_another_dimension_gets_a_head_of_its_own(faces, v1, old_vectors):
-    """Dimension 8 against 6: the own output keeps its dimension, `compatible` has v1's."""
-    start = train_base(faces, dataclasses.replace(BASE, dimension=8, seed=3)).network
-    trained = train_harmonic(faces, LONGER, start=start, old_vectors=old_vectors)
-    assert trained.network.outputs == {DEFAULT_OUTPUT: 8, COMPATIBLE_OUTPUT: 6}
-    assert trained.settings["outputs"] == {DEFAULT_OUTPUT: 8, COMPATIBLE_OUTPUT: 6}
-    same, different = distances_to_old(trained, COMPATIBLE_OUTPUT, faces, old_vectors)
-    assert different - same > 0.3
-    again = load_network(trained.architecture, trained.settings, save_weights(trained.network))
-    assert again.outputs == trained.network.outputs
-    twin = train_twin(faces, HARMONIC, start=trained.network)
-    assert twin.network.outputs == {DEFAULT_OUTPUT: 8}
-    assert v1.network.outputs == {DEFAULT_OUTPUT: 6}
-
-
-def test_stage_one_trains_the_heads_alone(faces, tmp_path, v2, old_vectors):
-    """After stage 1 the trunk is the one it began with, statistics included; the head is not."""
-    before = {name: value.clone() for name, value in v2.network.state_dict().items()}
-    at_the_end = {}
-
-    def progress(done, _total, what):
-        if what == "steps, stage 1" and done == HARMONIC.head_steps:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train_harmonic(
-            faces,
-            HARMONIC,
-            start=v2.network,
-            old_vectors=old_vectors,
-            checkpoint=tmp_path,
-            progress=progress,
-        )
-    from safetensors.torch import load_file
-
-    at_the_end = load_file(tmp_path / FILE_NAME)
-    for name, value in before.items():
-        same = torch.equal(at_the_end[f"weights.{name}"], value)
-        assert same is name.startswith("trunk."), name
-    for name, value in v2.network.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
-def test_the_twin_has_the_same_steps_and_knows_nothing_of_v1(faces, v2, old_vectors):
-    """The twin logs as many steps as the harmonic v2, has no cross term, and starts unreset."""
-    harmonic = train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=old_vectors)
-    twin = train_twin(faces, HARMONIC, start=v2.network)
-    assert [e["step"] for e in twin.history] == [e["step"] for e in harmonic.history]
-    assert all("loss_cross" not in entry for entry in twin.history)
-    hardly = dataclasses.replace(HARMONIC, learning_rate=1e-9, head_learning_rate=1e-9)
-    unmoved = train_twin(faces, hardly, start=v2.network).network.state_dict()
-    for name, value in v2.network.heads.state_dict().items():
-        torch.testing.assert_close(unmoved[f"heads.{name}"], value, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("loss", ["harmonic", "contra_ract", "triplet+contra_ract"])
-def test_every_tying_loss_trains(faces, v2, old_vectors, loss):
-    """Each registered loss that needs old vectors runs by its name."""
-    settings = dataclasses.replace(HARMONIC, loss=loss, head_steps=1, steps=2, self_weight=0.5)
-    trained = train_harmonic(faces, settings, start=v2.network, old_vectors=old_vectors)
-    assert np.isfinite(trained.history[-1]["loss"])
-
-
-def test_a_head_stage_of_no_steps_is_one_stage_training(faces, v2, old_vectors):
-    """With no steps for the heads alone, the whole network is trained from the start."""
-    settings = dataclasses.replace(HARMONIC, head_steps=0)
-    trained = train_harmonic(faces, settings, start=v2.network, old_vectors=old_vectors)
-    assert trained.history[-1]["step"] == HARMONIC.steps
-
-
 @pytest.mark.parametrize("kept", [0, 1, 6])
 def test_too_few_people_are_refused_before_any_image_is_read(faces, tmp_path, kept):
     """Nobody, one person, or people of one image each: a sentence says what is missing."""
@@ -383,56 +230,6 @@ def test_impossible_settings_are_refused_where_they_are_written(change, error, t
         TrainSettings(**change)
     with pytest.raises(error, match=told):
         HarmonicSettings(**change)
-
-
-@pytest.mark.parametrize(
-    "change", [{"head_steps": -1}, {"head_learning_rate": 0.0}, {"cross_weight": -1.0}]
-)
-def test_impossible_harmonic_settings_are_refused(change):
-    """The settings of the two stages are held to their ranges as well."""
-    with pytest.raises(UsageError, match=next(iter(change))):
-        HarmonicSettings(**change)
-
-
-def test_losses_in_the_wrong_place_are_refused(faces, v2, old_vectors):
-    """A tying loss is no self loss, a self loss ties nothing, an unknown one lists the known."""
-    with pytest.raises(UsageError, match="no self loss"):
-        train_base(faces, dataclasses.replace(BASE, self_loss="harmonic"))
-    with pytest.raises(UsageError, match="uses no old vectors"):
-        train_harmonic(
-            faces,
-            dataclasses.replace(HARMONIC, loss="triplet"),
-            start=v2.network,
-            old_vectors=old_vectors,
-        )
-    with pytest.raises(UnknownNameError, match=r"known: .*triplet"):
-        train_base(faces, dataclasses.replace(BASE, self_loss="tripled"))
-
-
-def test_old_vectors_that_are_not_the_faces_are_refused(faces, v2, old_vectors):
-    """Too few rows, NaN and rows not of unit length are refused before training."""
-    broken = old_vectors.copy()
-    broken[1, 1] = np.nan
-    for bad in (old_vectors[:-1], broken, old_vectors * 2):
-        with pytest.raises(VectorError):
-            train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=bad)
-
-
-def test_a_network_built_by_hand_cannot_be_started_from(faces, old_vectors):
-    """A start without a registered name could not be built again, and is refused."""
-    network = build_network("small", {"width": 2, "dimension": 6})
-    network.describe_as("", {})
-    with pytest.raises(TrainingError, match="build_network"):
-        train_harmonic(faces, HARMONIC, start=network, old_vectors=old_vectors)
-
-
-def test_preprocessing_of_the_start_is_kept(faces, v2, old_vectors):
-    """A start with other preprocessing than the settings' is trained on with its own."""
-    own = Preprocessing(40, 36, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), "BGR")
-    trained = train_harmonic(
-        faces, HARMONIC, start=v2.network, old_vectors=old_vectors, preprocessing=own
-    )
-    assert trained.preprocessing == own
 
 
 def saved(tmp_path, faces, vectors, *, names=None):

@@ -1,0 +1,120 @@
+"""The head that v1 is compared with: standardised features and dropout in training, none in use."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from train_world import HARMONIC
+
+from segue.networks import EmbeddingNetwork, TorchRunner, embed
+from segue.train import train_harmonic
+from segue.train.trainee import SeparateHeadTrainee, Trainee
+from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT
+
+FEATURES = 12
+
+
+def made(*, dropout, seed=0, lift=0.0, spread=1.0):
+    """Return a network with both outputs as it is trained, and features that it has seen."""
+    generator = torch.Generator().manual_seed(seed)
+    features = lift + spread * torch.randn(40, FEATURES, generator=generator)
+    trunk = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, FEATURES))
+    network = EmbeddingNetwork(trunk, FEATURES, 6)
+    network.add_head(COMPATIBLE_OUTPUT, 5, seed=seed)
+    return SeparateHeadTrainee(network, dropout, features), features
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    lift=st.floats(-3, 3),
+    spread=st.floats(0.05, 20),
+    dropout=st.sampled_from([0.0, 0.5]),
+)
+def test_a_finished_network_gives_what_the_trained_one_gave(seed, lift, spread, dropout):
+    """Folded into the head, shift and scale change nothing of what it says in evaluation."""
+    trainee, features = made(dropout=dropout, seed=seed, lift=lift, spread=spread)
+    with torch.no_grad():
+        before = trainee.eval().embed(features)
+        after = trainee.finish().embed_features(features)
+    for output in (DEFAULT_OUTPUT, COMPATIBLE_OUTPUT):
+        torch.testing.assert_close(after[output], before[output], atol=1e-5, rtol=0)
+    assert list(before) == list(after)
+
+
+def test_dropout_is_of_the_training_alone():
+    """In evaluation an image has one vector; in training the head sees other features each time."""
+    trainee, features = made(dropout=0.5)
+    with torch.no_grad():
+        calm = [trainee.eval().embed(features) for _ in range(2)]
+        drawn = [trainee.train().embed(features) for _ in range(2)]
+    assert torch.equal(calm[0][COMPATIBLE_OUTPUT], calm[1][COMPATIBLE_OUTPUT])
+    assert not torch.equal(drawn[0][COMPATIBLE_OUTPUT], drawn[1][COMPATIBLE_OUTPUT])
+    for each in (*calm, *drawn):
+        assert torch.equal(each[DEFAULT_OUTPUT], calm[0][DEFAULT_OUTPUT])
+
+
+def test_the_own_output_is_the_one_without_a_second_head():
+    """The own head takes features as they are, whatever the other one is given."""
+    trainee, features = made(dropout=0.5, lift=2.0, spread=3.0)
+    plain = Trainee(trainee.network).embed(features)
+    assert torch.equal(trainee.embed(features)[DEFAULT_OUTPUT], plain[DEFAULT_OUTPUT])
+
+
+@pytest.mark.parametrize("heads_only", [True, False])
+def test_gradients_reach_the_trunk_in_stage_two_only(heads_only):
+    """In stage 1 heads learn on a trunk in evaluation mode; in stage 2 everything does."""
+    trainee, _ = made(dropout=0.5)
+    outputs = trainee(torch.randn(4, 3, 4, 4), heads_only=heads_only)
+    torch.stack([vectors[:, 0].sum() for vectors in outputs.values()]).sum().backward()
+    trunk = [p.grad is not None for p in trainee.network.trunk.parameters()]
+    assert not any(trunk) if heads_only else all(trunk)
+    assert all(p.grad is not None for p in trainee.network.heads.parameters())
+    assert trainee.network.trunk.training is not heads_only
+    assert trainee.training
+
+
+def test_class_weights_are_trained_with_the_heads():
+    """What a loss trains beside the network is among the parameters of both stages."""
+    network = made(dropout=0.0)[0].network
+    weights = torch.nn.Parameter(torch.ones(3, 6))
+    trainee = Trainee(network, weights)
+    for parameters in (trainee.head_parameters(), list(trainee.parameters())):
+        assert any(each is weights for each in parameters)
+    assert len(Trainee(network).head_parameters()) == len(trainee.head_parameters()) - 1
+
+
+def test_a_trained_version_embeds_an_image_in_one_way(faces, v2, old_vectors):
+    """What is registered has no dropout: the same image has the same vectors, of unit length."""
+    trained = train_harmonic(
+        faces,
+        dataclasses.replace(HARMONIC, head_dropout=0.9),
+        start=v2.network,
+        old_vectors=old_vectors,
+    )
+    runner, images = TorchRunner(trained.network), faces.load((32, 32))
+    first, second = (embed(runner, images, trained.preprocessing) for _ in range(2))
+    for output in (DEFAULT_OUTPUT, COMPATIBLE_OUTPUT):
+        np.testing.assert_array_equal(first[output], second[output])
+        np.testing.assert_allclose(np.linalg.norm(first[output], axis=1), 1, atol=1e-5)
+
+
+def test_dropout_changes_what_is_learned(faces, v2, old_vectors):
+    """The setting reaches the training: other shares give other weights of the head."""
+    found = [
+        train_harmonic(
+            faces,
+            dataclasses.replace(HARMONIC, head_dropout=share),
+            start=v2.network,
+            old_vectors=old_vectors,
+        )
+        .network.heads[COMPATIBLE_OUTPUT]
+        .weight
+        for share in (0.0, 0.5)
+    ]
+    assert not torch.equal(*found)
