@@ -80,7 +80,7 @@ def ranked(scores):
     return [seq for _, seq in sorted((float(score), seq) for seq, score in enumerate(scores))]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([0.0, 1.0]),
@@ -114,7 +114,7 @@ def test_the_ends_rank_as_the_pure_index(seed, rho, calibrated, spread):
                     assert way.extrapolated([hit.distance for hit in hits])[:6].all()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1e-4, 0.05, 0.6]), st.integers(1, 20))
 def test_every_mixture_ranks_by_the_far_of_each_items_own_edge(seed, spread, k):
     """At any ρ the k best are those of plain loops over the items, matches in the tail too."""
@@ -136,7 +136,7 @@ def test_every_mixture_ranks_by_the_far_of_each_items_own_edge(seed, spread, k):
 # --- rank merge -------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([0.0, 0.4, 1.0]),
