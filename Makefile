@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DATA   ?=
 OUT    ?=
 
-.PHONY: demo test lint docs kill-battery clean
+.PHONY: demo test lint docs kill-battery bench-mining study clean
 
 # The stamp is remade whenever what is to be installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,20 @@ lint: $(VENV)/.installed
 # Kills a migration's runner 20 times and looks at every item afterwards.
 kill-battery: $(VENV)/.installed
 	$(BIN)/python benchmarks/kill_battery.py
+
+# Time and memory of mining, against other miners and a training step, in one thread.
+bench-mining: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mining.py
+
+# Every strategy and bridge on the same upgrade: hours on two cores; stops and goes on. STUDY=short
+# draws faces and takes seconds. PART=test measures each frozen recipe once.
+STUDY   ?= full
+PART    ?= validation
+WORKERS ?= 2
+study: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.study $(if $(filter short,$(STUDY)),--short) --part $(PART) \
+		--workers $(WORKERS) --out $(if $(OUT),$(OUT),.study$(if $(filter short,$(STUDY)),/short)) \
+		$(if $(DATA),--data $(DATA))
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m segue.cli.reference > docs/cli.md

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.study.foreign import ForeignModel
 from segue.files import sha256_bytes
 from segue.train.settings import HarmonicSettings, LoopSettings
 
@@ -18,13 +19,20 @@ if TYPE_CHECKING:
 V1, START, TWIN, TIED = "v1", "start", "twin", "tied"
 """Kinds of cells: v1, the independent v2 to start from, its twin, and a v2 tied to v1."""
 
-CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1}
+FOREIGN, HEAD = "foreign", "head"
+"""A model that was not trained here, in place of start and twin; and a head on its vectors."""
+
+CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1, FOREIGN: 1, HEAD: 1}
 """Raised by hand where a change of Segue's code changes what a training gives."""
 
 LATER: dict[str, Any] = {}
 """Settings that Segue has got since cells were stored, with the value that means "as before"."""
 
 _ANYWHERE = ("device", "log_every", "checkpoint_every")
+_HEAD = (
+    *("loss", "loss_settings", "head_steps", "head_learning_rate", "head_dropout", "seed"),
+    *("weight_decay", "warmup", "people_per_batch", "images_per_person", "singles_per_batch"),
+)
 _TIE = ("loss", "loss_settings", "cross_weight", "separate_head", "head_dropout")
 
 
@@ -35,7 +43,7 @@ class Cell:
     Attributes:
         kind: one of the kinds above.
         label: for people; no part of the name.
-        settings: of the training, with its seed.
+        settings: of the training, with its seed; or the foreign model.
         index: which of the study's seeds it is of.
         noise: share of the training images with another person's label.
         data: fingerprint of the faces of all parts but test.
@@ -44,7 +52,7 @@ class Cell:
 
     kind: str
     label: str
-    settings: LoopSettings
+    settings: LoopSettings | ForeignModel
     index: int
     noise: float
     data: str
@@ -78,23 +86,25 @@ class Models:
     new: Cell | None
 
     def __iter__(self) -> Iterator[Cell]:
-        yield from (self.old, self.start, self.twin)
-        if self.new is not None:
-            yield self.new
+        """Yield each cell once, those that others need first."""
+        found = (self.old, self.start, self.twin, self.new)
+        yield from {cell.digest: cell for cell in found if cell is not None}.values()
 
 
-def describe(kind: str, settings: LoopSettings) -> dict[str, Any]:
+def describe(kind: str, settings: LoopSettings | ForeignModel) -> dict[str, Any]:
     """Return a training's settings as plain JSON values, those of its losses spelled out.
 
     What does not matter to the result is left out: where it is computed, and a twin's tie.
     """
     from segue.train.objective import make_settled_loss, tying_loss
 
+    if isinstance(settings, ForeignModel):
+        return {"sha256": settings.sha256, "preprocessing": settings.preprocessing.to_json()}
     own = make_settled_loss(settings.self_loss, settings, settings.self_loss_settings)
     told = {**asdict(settings), "self_loss_settings": asdict(own)}
     for name in _ANYWHERE:
         told.pop(name)
-    if kind == TIED:
+    if kind in {TIED, HEAD}:
         assert isinstance(settings, HarmonicSettings)
         tie = tying_loss(settings.loss, settings, settings.loss_settings)
         told["loss_settings"] = asdict(tie)
@@ -103,6 +113,8 @@ def describe(kind: str, settings: LoopSettings) -> dict[str, Any]:
     elif isinstance(settings, HarmonicSettings):
         for name in _TIE:
             told.pop(name)
+    if kind == HEAD:
+        told = {name: told[name] for name in _HEAD}
     kept = {name: value for name, value in told.items() if name not in LATER}
     later = {name: told[name] for name in LATER.keys() & told.keys() if told[name] != LATER[name]}
     return {**kept, **later}
@@ -119,22 +131,24 @@ def models_of(study: Study, recipe: Recipe, index: int, data: str) -> Models:
     v1, the start and the further training have seeds of their own. v1 is deployed already: label
     noise is in everything that v2 is trained on, its start and its twin too, never in v1.
     """
-    seeds = [3 * index + place for place in (1, 2, 3)]
-    noise = recipe.noise
-    noisy = f", {noise:.0%} noise" if noise else ""
+    share = recipe.noise
+    noisy = f", {share:.0%} noise" if share else ""
 
-    def cell(kind: str, label: str, settings: LoopSettings, needs: Sequence[Cell]) -> Cell:
-        seed = seeds[0 if kind == V1 else 1 if kind == START else 2]
-        share = 0.0 if kind == V1 else noise
-        told = f"{label}, seed {index}"
-        return Cell(kind, told, replace(settings, seed=seed), index, share, data, tuple(needs))
+    def cell(kind: str, label: str, settings: LoopSettings, needs: tuple[Cell, ...]) -> Cell:
+        settled = replace(settings, seed=3 * index + {V1: 1, START: 2}.get(kind, 3))
+        wrong = 0.0 if kind == V1 else share
+        return Cell(kind, f"{label}, seed {index}", settled, index, wrong, data, needs)
 
-    old = cell(V1, "v1", study.old, [])
-    start = cell(START, f"start{noisy}", study.start, [])
-    twin = cell(TWIN, f"twin{noisy}", twin_settings(study, recipe), [start])
-    new = None
-    if recipe.settings is not None:
-        new = cell(TIED, recipe.name, recipe.settings, [old, start])
+    old = cell(V1, "v1", study.old, ())
+    if isinstance(study.start, ForeignModel):
+        foreign = Cell(FOREIGN, study.start.name, study.start, 0, 0.0, data)
+        head = recipe.settings
+        new = None if head is None else cell(HEAD, recipe.name, head, (old, foreign))
+        return Models(old, foreign, foreign, new)
+    start = cell(START, f"start{noisy}", study.start, ())
+    twin = cell(TWIN, f"twin{noisy}", twin_settings(study, recipe), (start,))
+    tied = recipe.settings
+    new = None if tied is None else cell(TIED, recipe.name, tied, (old, start))
     return Models(old, start, twin, new)
 
 
@@ -162,7 +176,7 @@ def all_cells(
     groups = list(dict.fromkeys(recipe.group for recipe in recipes))
     found: dict[str, Cell] = {}
     for group in groups:
-        for index in seeds:
+        for index in sorted(seeds):
             for recipe in recipes:
                 if recipe.group == group and index < recipe.seeds:
                     for cell in models_of(study, recipe, index, data):

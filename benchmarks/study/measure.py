@@ -68,8 +68,12 @@ class Measurer:
         )
 
     def figures(self, recipe: Recipe, seeds: Sequence[int]) -> UpgradeFigures:
-        """Return a recipe's figures over some of its seeds, measured once and then read."""
-        stored = self.store.root / "measured" / f"{self.key(recipe, seeds)}.json"
+        """Return a recipe's figures over some of its seeds, measured once and then read.
+
+        Those of the part test lie in a folder of their own, and nothing measures them again.
+        """
+        folder = TEST if self.part == TEST else "measured"
+        stored = self.store.root / folder / f"{self.key(recipe, seeds)}.json"
         if stored.is_file():
             return UpgradeFigures.from_json(json.loads(stored.read_text()))
         figures = self.measure(recipe, seeds)

@@ -22,10 +22,10 @@ NOISE_SEED = 9
 
 
 class People:
-    """The faces below a folder, by part."""
+    """The faces below a folder, by part; and the folder of foreign models."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, models: Path) -> None:
+        self._folder, self.models = folder, models
 
     @cached_property
     def _faces(self) -> FaceList:

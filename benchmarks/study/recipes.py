@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.study.foreign import ForeignModel
 from segue.train.settings import HarmonicSettings, TrainSettings, paper_settings
+from segue.types import Preprocessing
 
 STRATEGY, BRIDGE, ABLATION, NOISE = "strategy", "bridge", "ablation", "noise"
 """The groups of recipes, in the order in which they are worked on."""
@@ -52,7 +54,9 @@ class Study:
     Attributes:
         name: of the upgrade.
         old: training of v1, on the people of part train that are marked for it.
-        start: training of the independent v2 that everything goes on from.
+        says: what its figures are good for.
+        start: training of the independent v2 that everything goes on from; or a model that was not
+            trained here, which stays as it is and only gets a head.
         further: what the twin is trained on with; a recipe's twin has that recipe's self loss and
             steps.
         recipes: in the order of importance; the first is the one that others are compared with.
@@ -62,8 +66,9 @@ class Study:
     """
 
     name: str
+    says: str
     old: TrainSettings
-    start: TrainSettings
+    start: TrainSettings | ForeignModel
     further: HarmonicSettings
     recipes: tuple[Recipe, ...]
     bootstrap: int
@@ -254,11 +259,63 @@ NOISES = tuple(
     if recipe.name in NOISY
 )
 
-FULL = Study(
+DECIDES = Study(
     name="small to larger network",
+    says="Both networks are trained on part train, v1 on half of its people. This upgrade decides.",
     old=OLD,
     start=START,
     further=further(),
     recipes=(*STRATEGIES, *BRIDGES, *ABLATIONS, *NOISES),
     bootstrap=500,
 )
+
+# --- the upgrade to a model that was not trained here, which illustrates ----------------------
+
+FOREIGN = ForeignModel(
+    name="mobilefacenet_ms1m_112.onnx",
+    sha256="4bc1ac98f9d75932bea11c09720a91af0866401c817ec2b1dd7b87f3b952b95a",
+    preprocessing=Preprocessing(112, 112, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), flip=True),
+)
+
+
+def head(loss: str, **given: Any) -> HarmonicSettings:
+    """Return a linear head's training on frozen features; `given` are the loss's."""
+    return HarmonicSettings(head_steps=1500, loss=loss, loss_settings=given, **MACHINE)
+
+
+ILLUSTRATES = Study(
+    name="small network to MobileFaceNet",
+    says=(
+        "v2 is MobileFaceNet with frozen features and a linear head to v1's space, or a bridge. It "
+        "illustrates a strong v2: it has seen LFW's people elsewhere, so no target applies."
+    ),
+    old=OLD,
+    start=FOREIGN,
+    further=further(),
+    recipes=(
+        Recipe(
+            name="segue head",
+            says="A linear head on frozen features by Segue's loss.",
+            settings=head("harmonic_contrast"),
+        ),
+        Recipe(
+            name="harmonic head",
+            says="A linear head on frozen features by FaceNet's harmonic triplets.",
+            settings=head("harmonic"),
+        ),
+        Recipe(
+            name="bct head",
+            says="A linear head on frozen features by the loss of BCT.",
+            settings=head("bct"),
+        ),
+        Recipe(
+            name="contra_ract head",
+            says="A linear head on frozen features by the loss of Hot-refresh, T 0.05.",
+            settings=head("contra_ract", temperature=0.05),
+        ),
+        *(replace(bridge, name=f"{bridge.name}, MobileFaceNet") for bridge in BRIDGES),
+    ),
+    bootstrap=500,
+)
+
+STUDIES = (DECIDES, ILLUSTRATES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segue.files import write_durably
-from segue.networks import load_network, save_weights
-from segue.types import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from benchmarks.study.cells import Cell
-    from segue.networks import EmbeddingNetwork
     from segue.types import Floats
 
 _WEIGHTS, _FACTS = "weights.safetensors", "cell.json"
@@ -64,8 +60,7 @@ class Store:
     def save(
         self,
         cell: Cell,
-        network: EmbeddingNetwork,
-        preprocessing: Preprocessing,
+        weights: bytes,
         facts: Mapping[str, Any],
         vectors: Mapping[str, Mapping[str, Floats]],
     ) -> None:
@@ -73,32 +68,23 @@ class Store:
 
         Args:
             cell: what was trained.
-            network: the trained one.
-            preprocessing: of its images.
+            weights: safetensors; empty where nothing was trained.
             facts: seconds, steps and the like, as JSON values.
             vectors: part -> output -> unit vectors [N, d].
         """
         staging = self.root / "staging" / cell.digest
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         staging.mkdir()
-        (staging / _WEIGHTS).write_bytes(save_weights(network))
+        (staging / _WEIGHTS).write_bytes(weights)
         for part, outputs in vectors.items():
             np.savez(staging / f"vectors-{part}.npz", **outputs)
-        told = {
-            "label": cell.label,
-            "architecture": network.architecture,
-            "network": network.settings,
-            "preprocessing": preprocessing.to_json(),
-            **facts,
-        }
+        told = {"label": cell.label, "digest": cell.digest, **facts}
         write_durably(staging / _FACTS, json.dumps(told, indent=1).encode())
-        os.replace(staging, self.folder(cell))  # noqa: PTH105 - as pathlib's, and known to be atomic
+        staging.replace(self.folder(cell))
 
-    def network(self, cell: Cell) -> tuple[EmbeddingNetwork, Preprocessing]:
-        """Return a stored cell's network and preprocessing."""
-        facts, weights = self.facts(cell), (self.folder(cell) / _WEIGHTS).read_bytes()
-        network = load_network(facts["architecture"], facts["network"], weights, source=cell.label)
-        return network, Preprocessing.from_json(facts["preprocessing"])
+    def weights(self, cell: Cell) -> bytes:
+        """Return a stored cell's weights."""
+        return (self.folder(cell) / _WEIGHTS).read_bytes()
 
     def vectors(self, cell: Cell, part: str) -> dict[str, Floats]:
         """Return a stored cell's vectors of a part's people by output, unit float32 [N, d]."""

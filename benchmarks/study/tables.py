@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.study.recipes import ABLATION, BRIDGE, NOISE, STRATEGY
+from benchmarks.study.targets import targets
 from segue.errors import SegueError
 from segue.evaluation.results import RANK1, RANK_MERGE, far_text, metric_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from benchmarks.study.measure import Measurer
     from benchmarks.study.recipes import Recipe
     from segue.evaluation.bootstrap import Estimate
-    from segue.evaluation.upgrade import UpgradeFigures
+    from segue.evaluation.upgrade import Figure, UpgradeFigures
 
 MISSING = "–"
 
@@ -46,13 +47,14 @@ class Tables:
         """Return every table that has a row."""
         first = next(iter(self._all.values()))
         figures = first.figures
-        lines = [
-            f"Part {self._measurer.part}: {figures.people} people, {figures.images} images. Values "
-            "are means over seeds ± standard deviation over seeds; [intervals] are 95 % over "
-            f"{figures.bootstrap} resamples of people. VAL and rank-1 in percent, differences in "
-            "points.",
-            "",
-        ]
+        study = self._measurer.study
+        notice = (
+            f"{study.says} Part {self._measurer.part}: {figures.people} people, {figures.images} "
+            "images. Values are means over seeds ± standard deviation over seeds; [intervals] are "
+            f"95 % over {figures.bootstrap} resamples of people. VAL and rank-1 in percent, "
+            "differences in points."
+        )
+        lines = [f"## {study.name.capitalize()}", "", notice, ""]
         upgrades = self._of(STRATEGY, BRIDGE)
         parts = [
             ("v2 → v1, and each model by itself", self._levels(upgrades)),
@@ -77,11 +79,12 @@ class Tables:
         for base in upgrades[:1]:
             others = [each for each in upgrades if each is not base]
             parts.append((f"{base.recipe.name} less each other", self._against(base, others)))
+            parts.append((f"What is wanted of {base.recipe.name}", self._wanted(base)))
         for kind, title in ((ABLATION, "Ablations"), (NOISE, "Label noise")):
             rows = self._of(kind)
             parts.append((f"{title}: each less what it varies", self._beside(rows)))
-        for each in upgrades[:3]:
-            parts.append((f"Raw and calibrated: {each.recipe.name}", self._raw(each)))
+        told = [each for each in upgrades if each.recipe.settings is not None][:2]
+        parts += [(f"Raw and calibrated: {each.recipe.name}", self._raw(each)) for each in told]
         for title, table in parts:
             if len(table) > 2:
                 lines += [f"### {title}", "", *table, ""]
@@ -127,6 +130,13 @@ class Tables:
             values = [_points(each.figures, pattern.format(*key)) for key in keys]
             table.append(_row(each.recipe.name, *values))
         return table
+
+    def _wanted(self, each: Measured) -> list[str]:
+        rows = [
+            _row(wanted, found, "yes" if enough else "**no**")
+            for wanted, found, enough in targets(each.figures)
+        ]
+        return [*_head("wanted", "measured", "met"), *rows]
 
     def _realised(self, rows: Sequence[Measured]) -> list[str]:
         table = _head("", *(f"FAR {far}" for far in self._fars))
@@ -209,10 +219,7 @@ class Tables:
                         _told(figures.figure(f"{name} {m}").less(figures.figure(f"v1 {m}")))
                         for m in self._metrics
                     ]
-                    ratios = [
-                        _maybe(figures, f"{name} {r}", lambda x: f"{x.value:.2f} ×")
-                        for r in realised
-                    ]
+                    ratios = [_ratio(figures, f"{name} {ratio}") for ratio in realised]
                     table.append(_row(name, *less, *ratios))
         return table
 
@@ -221,18 +228,26 @@ def _level(figures: UpgradeFigures, name: str) -> str:
     """Return a rate in percent, with its deviation over seeds and its interval over people."""
     if name not in figures.figures:
         return MISSING
-    figure, found = figures.figure(name), figures.estimate(name)
-    spread = figure.by_seed.std(ddof=1) if len(figure.by_seed) > 1 else np.nan
-    deviation = "" if np.isnan(spread) else f" ± {100 * spread:.1f}"
-    return f"{100 * found.value:.1f}{deviation} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    found, spread = figures.estimate(name), _spread(figures.figure(name))
+    return f"{100 * found.value:.1f}{spread} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def _points(figures: UpgradeFigures, name: str) -> str:
-    return _maybe(figures, name, _told)
+    """Return a difference in points, with its deviation over seeds and its interval."""
+    if name not in figures.figures:
+        return MISSING
+    found = _told(figures.estimate(name))
+    return found.replace(" [", f"{_spread(figures.figure(name))} [", 1)
 
 
-def _maybe(figures: UpgradeFigures, name: str, told: Callable[[Estimate], str]) -> str:
-    return told(figures.estimate(name)) if name in figures.figures else MISSING
+def _ratio(figures: UpgradeFigures, name: str) -> str:
+    return f"{figures.figure(name).value:.2f} ×" if name in figures.figures else MISSING
+
+
+def _spread(figure: Figure) -> str:
+    """Return the standard deviation over seeds, where there are several."""
+    values = figure.by_seed[~np.isnan(figure.by_seed)]
+    return f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
 
 
 def _told(found: Estimate) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.study.cells import START, TIED, TWIN, V1
+from safetensors.torch import save as save_tensors
+
+from benchmarks.study.cells import FOREIGN, HEAD, START, TWIN, V1, describe
+from benchmarks.study.foreign import ForeignModel, apply_head, train_head
 from benchmarks.study.people import CALIBRATION, TRAIN, VALIDATION
 from segue.errors import SegueError
-from segue.networks import TorchRunner, embed
-from segue.train import train_base, train_harmonic, train_twin
-from segue.train.settings import HarmonicSettings, TrainSettings
-from segue.types import DEFAULT_OUTPUT
+from segue.networks import TorchRunner, embed, load_network, save_weights
+from segue.networks.weights import read_tensors
+from segue.train import HarmonicSettings, TrainSettings, train_base, train_harmonic, train_twin
+from segue.types import DEFAULT_OUTPUT, Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from benchmarks.study.cells import Cell
     from benchmarks.study.people import People
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from segue.images import FaceList
     from segue.networks import EmbeddingNetwork
     from segue.train import Trained
-    from segue.types import Floats, Preprocessing
+    from segue.types import Floats
 
 _WAIT = 5.0  # seconds until a process looks again for something to do
 
@@ -64,57 +67,95 @@ def make_cell(cell: Cell, store: Store, people: People, say: Callable[[str], Non
     """Train a cell, embed the people of validation and calibration, store it."""
     begun = time.monotonic()
     faces = people.old() if cell.kind == V1 else people.train(cell.noise, cell.index)
-    trained = _train(cell, store, faces)
-    parts = {part: people.measured(part) for part in (VALIDATION, CALIBRATION)}
-    if cell.kind == V1:
-        parts[TRAIN] = people.train()
-    vectors = {
-        part: embed_faces(trained.network, trained.preprocessing, chosen)
-        for part, chosen in parts.items()
-    }
-    history = trained.history[-1]
-    facts = {
-        "seconds": round(trained.seconds, 1),
+    weights, facts = _train(cell, store, faces)
+    # What others are trained on is embedded in the order of the images, right labels or wrong.
+    needed = (TRAIN,) if cell.kind in {V1, FOREIGN} else ()
+    embedder = _Embedder(cell, store, people, weights, facts)
+    vectors = {part: embedder.embed(part) for part in (VALIDATION, CALIBRATION, *needed)}
+    told = {
+        **facts,
         "whole_seconds": round(time.monotonic() - begun, 1),
-        "steps": int(history["step"]),
-        "last": history,
         "people": len(faces.people),
         "images": len(faces),
         "noise": cell.noise,
-        "digest": cell.digest,
         "needs": [need.digest for need in cell.needs],
-        "training": _plain(cell),
+        "training": describe(cell.kind, cell.settings),
     }
-    store.save(cell, trained.network, trained.preprocessing, facts, vectors)
-    say(f"{cell.label}: {facts['steps']} steps, {facts['whole_seconds']:.0f} s, {cell.digest}")
+    store.save(cell, weights, told, vectors)
+    say(f"{cell.label}: {told['steps']} steps, {told['whole_seconds']:.0f} s, {cell.digest}")
 
 
-def embed_faces(
-    network: EmbeddingNetwork, preprocessing: Preprocessing, faces: FaceList
-) -> dict[str, Floats]:
-    """Embed faces: per output, unit vectors float32 [N, d] in their order."""
-    images = faces.load((preprocessing.height, preprocessing.width))
-    return embed(TorchRunner(network), images, preprocessing)
+def embed_later(cell: Cell, store: Store, people: People, part: str) -> None:
+    """Embed a part's people by a stored cell, and add the vectors to it."""
+    for need in cell.needs:
+        if cell.kind == HEAD and need.kind == FOREIGN and not store.has_vectors(need, part):
+            embed_later(need, store, people, part)
+    embedder = _Embedder(cell, store, people, store.weights(cell), store.facts(cell))
+    store.add_vectors(cell, part, embedder.embed(part))
 
 
-def _train(cell: Cell, store: Store, faces: FaceList) -> Trained:
+class _Embedder:
+    """Embeds people by a cell's weights and facts, which need not be stored yet."""
+
+    def __init__(
+        self, cell: Cell, store: Store, people: People, weights: bytes, facts: Mapping[str, Any]
+    ) -> None:
+        self._cell, self._store, self._people = cell, store, people
+        self._weights, self._facts = weights, facts
+
+    def embed(self, part: str) -> dict[str, Floats]:
+        """Embed a part's people; of part train all images, else at most ten of a person."""
+        cell, settings = self._cell, self._cell.settings
+        if cell.kind == HEAD:
+            features = self._store.vectors(cell.need(FOREIGN), part)[DEFAULT_OUTPUT]
+            return apply_head(features, read_tensors(self._weights, cell.label))
+        faces = self._people.train() if part == TRAIN else self._people.measured(part)
+        if isinstance(settings, ForeignModel):
+            return settings.embed(self._people.models, faces)
+        network, preprocessing = _network(cell, self._weights, self._facts)
+        images = faces.load((preprocessing.height, preprocessing.width))
+        return embed(TorchRunner(network), images, preprocessing)
+
+
+def _train(cell: Cell, store: Store, faces: FaceList) -> tuple[bytes, dict[str, Any]]:
+    """Return a cell's weights and what is to be told of its training."""
     settings = cell.settings
+    if isinstance(settings, ForeignModel):
+        return b"", {"seconds": 0.0, "steps": 0}
     if cell.kind in {V1, START}:
         assert isinstance(settings, TrainSettings)
-        return train_base(faces, settings)
+        return _kept(train_base(faces, settings))
     assert isinstance(settings, HarmonicSettings)
-    start, preprocessing = store.network(cell.need(START))
+    if cell.kind == HEAD:
+        features, old = (
+            store.vectors(cell.need(kind), TRAIN)[DEFAULT_OUTPUT] for kind in (FOREIGN, V1)
+        )
+        head, seconds = train_head(features, faces.labels, old, settings)
+        return save_tensors(head), {"seconds": round(seconds, 1), "steps": settings.head_steps}
+    begun = cell.need(START)
+    start, preprocessing = _network(begun, store.weights(begun), store.facts(begun))
     if cell.kind == TWIN:
-        return train_twin(faces, settings, start=start, preprocessing=preprocessing)
-    assert cell.kind == TIED
-    # v1's vectors lie in the order of the images, which wrong labels do not change.
+        return _kept(train_twin(faces, settings, start=start, preprocessing=preprocessing))
     old = store.vectors(cell.need(V1), TRAIN)[DEFAULT_OUTPUT]
-    return train_harmonic(
-        faces, settings, start=start, old_vectors=old, preprocessing=preprocessing
+    return _kept(
+        train_harmonic(faces, settings, start=start, old_vectors=old, preprocessing=preprocessing)
     )
 
 
-def _plain(cell: Cell) -> dict[str, object]:
-    from benchmarks.study.cells import describe
+def _kept(trained: Trained) -> tuple[bytes, dict[str, Any]]:
+    last = trained.history[-1]
+    return save_weights(trained.network), {
+        "seconds": round(trained.seconds, 1),
+        "steps": int(last["step"]),
+        "last": last,
+        "architecture": trained.architecture,
+        "network": trained.settings,
+        "preprocessing": trained.preprocessing.to_json(),
+    }
 
-    return describe(cell.kind, cell.settings)
+
+def _network(
+    cell: Cell, weights: bytes, facts: Mapping[str, Any]
+) -> tuple[EmbeddingNetwork, Preprocessing]:
+    network = load_network(facts["architecture"], facts["network"], weights, source=cell.label)
+    return network, Preprocessing.from_json(facts["preprocessing"])

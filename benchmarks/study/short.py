@@ -1,0 +1,67 @@
+"""The study's short form: drawn faces, tiny networks, some seconds. Its figures mean nothing."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from benchmarks.study.recipes import ABLATION, BRIDGE, NOISE, Recipe, Study
+from segue.files import write_durably
+from segue.synthetic import NOTICE, write_faces
+from segue.train.settings import HarmonicSettings, TrainSettings, paper_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+_TINY: dict[str, Any] = {"image_size": 32, "people_per_batch": 8, "threads": 1}
+_FURTHER: dict[str, Any] = {"head_steps": 4, "steps": 8, **_TINY}
+
+SHORT = Study(
+    name="drawn faces",
+    says=f"All figures are of {NOTICE}: they say that the machinery works.",
+    old=TrainSettings(width=2, steps=12, **_TINY),
+    start=TrainSettings(width=4, steps=16, **_TINY),
+    further=HarmonicSettings(**_FURTHER),
+    recipes=(
+        Recipe(name="segue", says="Defaults.", settings=HarmonicSettings(**_FURTHER), seeds=2),
+        Recipe(name="twin", says="Without v1.", seeds=2),
+        Recipe(name="harmonic", says="FaceNet's.", settings=paper_settings(**_FURTHER), seeds=2),
+        Recipe(name="bridge ridge", says="A map.", bridge="ridge", group=BRIDGE, seeds=2),
+        Recipe(
+            name="segue, one output",
+            says="No head of its own.",
+            settings=HarmonicSettings(**_FURTHER, separate_head=False),
+            group=ABLATION,
+            seeds=1,
+            beside="segue",
+        ),
+        Recipe(
+            name="segue, 20% noise",
+            says="Wrong labels.",
+            settings=HarmonicSettings(**_FURTHER),
+            group=NOISE,
+            seeds=1,
+            noise=0.2,
+            beside="segue",
+        ),
+    ),
+    bootstrap=20,
+    fars=(1e-1, 1e-2),
+    rhos=(0.0, 0.5, 1.0),
+)
+
+
+def draw_faces(folder: Path) -> None:
+    """Draw people for all four parts, unless they lie there already."""
+    listed = folder / "people.csv"
+    if listed.is_file():
+        return
+    write_faces(folder, people=80, images=9, size=32, seed=5)
+    with listed.open(newline="") as file:
+        rows = list(csv.reader(file))
+    train = [row for row in rows if row[2] == "train" and row[3] == "0"]
+    for row in train[: len(train) // 2]:
+        row[2] = "test"
+    text = "".join(",".join(row) + "\n" for row in rows)
+    write_durably(listed, text.encode())
