@@ -50,7 +50,9 @@ def train_base(
     check_people(labels)
     loss = own_loss(make_settled_loss(settings.self_loss, settings, settings.self_loss_settings))
 
-    def objective(outputs: dict[str, Tensor], labels: Tensor, _rows: Ints) -> dict[str, Tensor]:
+    def objective(
+        outputs: dict[str, Tensor], labels: Tensor, _rows: Ints, _stage: Stage
+    ) -> dict[str, Tensor]:
         return {"self": loss(outputs[DEFAULT_OUTPUT], labels)}
 
     chosen = settings.architecture_settings or {"width": settings.width}

@@ -17,7 +17,7 @@ from segue.train.base import check_people
 from segue.train.loop import Stage, Task, own_torch_state, run_stages
 from segue.train.objective import make_settled_loss, old_inputs, own_loss, tying_loss
 from segue.train.trained import Trained
-from segue.train.trainee import SeparateHeadTrainee, Trainee
+from segue.train.trainee import COMPATIBLE, HEADS, SeparateHeadTrainee, Trainee
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing, no_progress
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ def train_harmonic(
 ) -> Trained:
     """Train an independently trained v2 on, so that its vectors compare with the frozen v1's.
 
-    Stage 1 trains the embedding layers alone, stage 2 the whole network (FaceNet, appendix). The
+    The whole network is trained, and then, with `head_last`, the separate head alone on what the
+    trunk has become; without it, the embedding layers alone come first (FaceNet, appendix). The
     loss is `self_weight` times the self loss on the output `embedding`, plus `cross_weight` times
-    the tying loss on the output that v1 is compared with. That is a head `compatible` of its own,
-    drawn anew, where `separate_head` is set or the dimensions differ; `embedding` then goes on from
-    where it is. Else it is `embedding` itself, drawn anew as in the paper.
+    the tying loss on the output that v1 is compared with; the separate head alone has the tying
+    loss alone. What v1 is compared with is a head `compatible` of its own, drawn anew, where
+    `separate_head` is set or the dimensions differ, and `embedding` goes on from where it is; else
+    it is `embedding` itself, drawn anew as in the paper.
 
     Args:
         faces: of the people to train on.
@@ -85,7 +87,9 @@ def train_harmonic(
     if "class_weights" in tying.needs:
         weights = torch.nn.Parameter(known["old_means"].clone())
 
-    def objective(outputs: dict[str, Tensor], labels: Tensor, rows: Ints) -> dict[str, Tensor]:
+    def objective(
+        outputs: dict[str, Tensor], labels: Tensor, rows: Ints, stage: Stage
+    ) -> dict[str, Tensor]:
         batch = frozen[torch.from_numpy(rows)].to(labels.device)
         given = {name: value.to(labels.device) for name, value in known.items()}
         cross = apply_loss(
@@ -96,6 +100,8 @@ def train_harmonic(
             class_weights=weights,
             **given,
         )
+        if stage.trained == COMPATIBLE:
+            return {"cross": cross}
         return {
             "self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], labels),
             "cross": settings.cross_weight * cross,
@@ -147,7 +153,9 @@ def train_twin(
     """
     own = own_loss(make_settled_loss(settings.self_loss, settings, settings.self_loss_settings))
 
-    def objective(outputs: dict[str, Tensor], labels: Tensor, _rows: Ints) -> dict[str, Tensor]:
+    def objective(
+        outputs: dict[str, Tensor], labels: Tensor, _rows: Ints, _stage: Stage
+    ) -> dict[str, Tensor]:
         return {"self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], labels)}
 
     of = {"kind": "twin", "start": sha256_bytes(save_weights(start))}
@@ -163,6 +171,18 @@ def train_twin(
         progress=progress,
         log=log,
     )
+
+
+def _stages(settings: HarmonicSettings, trainee: Trainee) -> list[Stage]:
+    """Return FaceNet's order, or the separate head last; without one, the whole network alone."""
+    rate, reuse = settings.head_learning_rate, settings.head_reuse
+    if not settings.head_last:
+        heads = Stage("stage 1", settings.head_steps, rate, HEADS, reuse)
+        return [heads, Stage("stage 2", settings.steps, settings.learning_rate)]
+    whole = Stage("stage 1", settings.steps, settings.learning_rate)
+    if COMPATIBLE_OUTPUT not in trainee.network.outputs:
+        return [whole]
+    return [whole, Stage("stage 2", settings.head_steps, rate, COMPATIBLE, reuse)]
 
 
 def _squares(settings: HarmonicSettings) -> Preprocessing:
@@ -207,10 +227,6 @@ def _train(
     labels = faces.labels
     check_people(labels)
     fingerprint = faces.fingerprint
-    stages = [
-        Stage("stage 1", settings.head_steps, settings.head_learning_rate, heads_only=True),
-        Stage("stage 2", settings.steps, settings.learning_rate),
-    ]
     with own_torch_state(settings):
         images = faces.load((preprocessing.height, preprocessing.width), progress)
         trainee = begin(images, preprocessing)
@@ -222,7 +238,13 @@ def _train(
             {**of, "data": fingerprint, "preprocessing": preprocessing.to_json()},
         )
         history, seconds = run_stages(
-            trainee, task, settings, stages, checkpoint=checkpoint, progress=progress, log=log
+            trainee,
+            task,
+            settings,
+            _stages(settings, trainee),
+            checkpoint=checkpoint,
+            progress=progress,
+            log=log,
         )
     network = trainee.finish()
     return Trained(

@@ -17,6 +17,7 @@ from segue.networks.weights import check_tensors
 from segue.train.augment import augment
 from segue.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segue.train.sampler import PKSampler
+from segue.train.trainee import ALL
 from segue.types import DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.nn import Parameter
     from torch.optim import Optimizer
 
     from segue.train.settings import LoopSettings
@@ -32,10 +34,11 @@ if TYPE_CHECKING:
 
     Log = Callable[[int, dict[str, float]], None]
     OptimiserState = dict[int, dict[str, Tensor]]
-    Objective = Callable[[dict[str, Tensor], Tensor, Ints], dict[str, Tensor]]
+    Objective = Callable[[dict[str, Tensor], Tensor, Ints, "Stage"], dict[str, Tensor]]
 
 _FREE_SETTINGS = frozenset({"threads", "device", "checkpoint_every"})
-_AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers beside the sampler's
+_AUGMENTATION, _NETWORK, _TURNS = 3, 4, 5  # streams of random numbers beside the sampler's
+_TOGETHER = 25  # batches whose features are kept at a time
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,16 @@ class Stage:
         name: for people.
         steps: how many.
         learning_rate: at its highest.
-        heads_only: train the heads on a trunk that stays as it is, statistics included.
+        trained: one of PARTS; but for "all" the trunk stays as it is, statistics included.
+        reuse: steps for which the features of one batch serve. More than 1 needs a trunk that stays
+            as it is; the batches of some steps are then embedded together and used in turn.
     """
 
     name: str
     steps: int
     learning_rate: float
-    heads_only: bool = False
+    trained: str = ALL
+    reuse: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class Task:
         images: uint8 [N, h, w, 3].
         labels: the person of each, int64 [N].
         preprocessing: what images go through.
-        objective: from the outputs of a batch, its labels and its image numbers to the weighted
-            terms of the loss, by name.
+        objective: from the outputs of a batch, its labels, its image numbers and the stage to the
+            weighted terms of the loss, by name.
         of: JSON values that tell this training from others: kind, data, starting weights.
     """
 
@@ -99,31 +105,21 @@ def run_stages(
     """
     keeper = _Keeper(checkpoint, _identity(task, settings), log)
     done, state = keeper.resume(trainee)
-    sampler = PKSampler(
-        task.labels,
-        settings.people_per_batch,
-        settings.images_per_person,
-        settings.singles_per_batch,
-        settings.seed,
-    )
     trainee.to(settings.device)
     total = sum(stage.steps for stage in stages)
     for stage, first, last in _placed(stages):
         if done >= last:
             continue
-        optimiser = _make_optimiser(trainee, stage, settings)
+        trained = trainee.parameters_of(stage.trained)
+        optimiser = _make_optimiser(trained, stage, settings)
         if done > first:
             _restore(optimiser, state)
+        feed = _Feed(trainee, task, settings, stage=stage, first=first)
         for step in range(max(first, done), last):
             torch.manual_seed(_mix(settings.seed, step))  # for networks that draw, as by dropout
-            rows = sampler.batch(step)
-            batch = _load_batch(task, settings, rows, step)
+            rows, outputs = feed.outputs(step)
             labels = torch.from_numpy(task.labels[rows]).to(settings.device)
-
-            outputs = trainee(
-                batch, heads_only=stage.heads_only, half=settings.precision == "bfloat16"
-            )
-            terms = task.objective(outputs, labels, rows)
+            terms = task.objective(outputs, labels, rows, stage)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
                 raise TrainingError(
@@ -136,7 +132,7 @@ def run_stages(
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             if settings.clip:
-                torch.nn.utils.clip_grad_norm_(trainee.parameters(), settings.clip)
+                torch.nn.utils.clip_grad_norm_(trained, settings.clip)
             optimiser.step()
 
             ended = step + 1
@@ -146,6 +142,64 @@ def run_stages(
                 keeper.save(trainee, None if ended == last else optimiser, ended)
             progress(ended, total, f"steps, {stage.name}")
     return keeper.history, keeper.seconds
+
+
+class _Feed:
+    """Gives each step of a stage its rows and what the trainee makes of them."""
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        task: Task,
+        settings: LoopSettings,
+        *,
+        stage: Stage,
+        first: int,
+    ) -> None:
+        self._trainee, self._task, self._settings = trainee, task, settings
+        self._stage, self._first = stage, first
+        self._sampler = PKSampler(
+            task.labels,
+            settings.people_per_batch,
+            settings.images_per_person,
+            settings.singles_per_batch,
+            settings.seed,
+        )
+        self._half = settings.precision == "bfloat16"
+        self._round = -1
+        self._kept: list[tuple[Ints, Tensor]] = []
+        self._turns: Ints = np.empty(0, dtype=np.int64)
+
+    def outputs(self, step: int) -> tuple[Ints, dict[str, Tensor]]:
+        """Return the image numbers of a step, and the unit vectors of each output."""
+        if self._stage.reuse == 1:
+            rows, images = self._load(step)
+            return rows, self._trainee(images, trained=self._stage.trained, half=self._half)
+        together = _TOGETHER * self._stage.reuse
+        number, place = divmod(step - self._first, together)
+        if number != self._round:
+            self._embed(number)
+        rows, features = self._kept[self._turns[place]]
+        self._trainee.train()
+        return rows, self._trainee.embed(features)
+
+    def _embed(self, number: int) -> None:
+        """Embed the batches of a round, and shuffle the turns in which they serve."""
+        reuse = self._stage.reuse
+        begin = self._first + number * _TOGETHER
+        left = self._stage.steps - number * _TOGETHER * reuse
+        batches = min(_TOGETHER, -(-left // reuse))
+        self._kept = []
+        for batch in range(begin, begin + batches):
+            rows, images = self._load(batch)
+            self._kept.append((rows, self._trainee.features(images, frozen=True, half=self._half)))
+        turns = np.tile(np.arange(batches), reuse)
+        self._turns = np.random.default_rng([self._settings.seed, _TURNS, begin]).permutation(turns)
+        self._round = number
+
+    def _load(self, number: int) -> tuple[Ints, Tensor]:
+        rows = self._sampler.batch(number)
+        return rows, _load_batch(self._task, self._settings, rows, number)
 
 
 class _Keeper:
@@ -222,8 +276,9 @@ def _load_batch(task: Task, settings: LoopSettings, rows: Ints, step: int) -> Te
     return batch.to(settings.device, memory_format=torch.channels_last)
 
 
-def _make_optimiser(trainee: Trainee, stage: Stage, settings: LoopSettings) -> Optimizer:
-    trained = trainee.head_parameters() if stage.heads_only else list(trainee.parameters())
+def _make_optimiser(
+    trained: Sequence[Parameter], stage: Stage, settings: LoopSettings
+) -> Optimizer:
     decay = settings.weight_decay
     if settings.optimiser == "sgd":
         return torch.optim.SGD(

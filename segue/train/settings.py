@@ -90,24 +90,26 @@ class TrainSettings(LoopSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class HarmonicSettings(LoopSettings):
-    """Settings of `train_harmonic` and its twin: stage 1 trains the heads, stage 2 everything.
+    """Settings of `train_harmonic` and its twin: a stage for the whole network, one for the heads.
 
-    `steps` and `learning_rate` are those of stage 2. The defaults are the recipe that did best in
-    the study (docs/results.md); `paper_settings` are FaceNet's.
+    `steps` and `learning_rate` are those of the whole network. The defaults are the recipe that
+    did best in the study (docs/results.md); `paper_settings` are FaceNet's.
 
     Published losses have weights of their own: `bct` and `lce` stand beside v2's own loss with a
     `cross_weight` of 1, `hoc` with 0.1. `mixbct` takes the place of v2's own loss: `self_weight` 0
     on the one output, `separate_head` False.
     """
 
-    steps: int = 600  # optimiser steps of stage 2, the whole network
-    learning_rate: float = 1e-3  # of stage 2, at its highest
-    head_steps: int = 150  # optimiser steps of stage 1, the re-initialised embedding layer alone
-    head_learning_rate: float = 2e-3  # of stage 1, at its highest
+    steps: int = 600  # optimiser steps of the whole network
+    learning_rate: float = 1e-3  # of them, at its highest
+    head_last: bool = True  # the separate head is trained last, alone; else all heads come first
+    head_steps: int = 900  # optimiser steps of the heads' stage
+    head_learning_rate: float = 1e-3  # of them, at its highest
+    head_reuse: int = 6  # steps of the heads' stage that the features of one batch serve
     loss: str = "harmonic_contrast"  # registered loss that ties v2 to v1
     loss_settings: dict[str, Any] = field(default_factory=dict)  # its settings by name
     self_weight: float = 1.0  # of the self loss on the own output
-    cross_weight: float = 0.3  # of the tying loss
+    cross_weight: float = 0.1  # of the tying loss, while the whole network is trained
     separate_head: bool = True  # v1 is compared with through a head of its own, `compatible`
     head_dropout: float = 0.5  # share of the features that a separate head does not see
 
@@ -116,6 +118,10 @@ class HarmonicSettings(LoopSettings):
         if not isinstance(self.head_steps, int) or self.head_steps < 0:
             raise UsageError(f"head_steps {self.head_steps!r}; give a whole number of at least 0")
         check_number("head_learning_rate", self.head_learning_rate, above=True)
+        if not isinstance(self.head_reuse, int) or self.head_reuse < 1:
+            raise UsageError(f"head_reuse {self.head_reuse!r}; give a whole number of at least 1")
+        if self.head_last and not self.separate_head:
+            raise UsageError("head_last trains the separate head; set separate_head too")
         for name in ("self_weight", "cross_weight", "head_dropout"):
             check_number(name, getattr(self, name))
         if self.head_dropout >= 1:
@@ -123,12 +129,20 @@ class HarmonicSettings(LoopSettings):
 
 
 def paper_settings(**given: Any) -> HarmonicSettings:
-    """Return FaceNet's recipe: the harmonic triplet loss on the one output, drawn anew.
+    """Return FaceNet's recipe: the harmonic triplet loss on the one output, drawn anew, first.
 
     Args:
         given: settings that differ.
     """
-    paper = {"loss": "harmonic", "cross_weight": 1.0, "separate_head": False}
+    paper = {
+        "loss": "harmonic",
+        "cross_weight": 1.0,
+        "separate_head": False,
+        "head_last": False,
+        "head_steps": 150,
+        "head_learning_rate": 2e-3,
+        "head_reuse": 1,
+    }
     return HarmonicSettings(**{**paper, **given})
 
 

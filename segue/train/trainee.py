@@ -13,6 +13,9 @@ from segue.types import COMPATIBLE_OUTPUT
 if TYPE_CHECKING:
     from segue.networks import EmbeddingNetwork
 
+ALL, HEADS, COMPATIBLE = PARTS = ("all", "heads", "compatible")
+"""What a stage trains: the whole network; its heads; or the head `compatible` alone."""
+
 
 class Trainee(nn.Module):
     """A network, and the class weights that some losses train beside it.
@@ -29,35 +32,42 @@ class Trainee(nn.Module):
         self.network = network
         self.class_weights = class_weights
 
-    def forward(self, images: Tensor, *, heads_only: bool = False, half: bool = False) -> Tensors:
+    def forward(self, images: Tensor, *, trained: str = ALL, half: bool = False) -> Tensors:
         """Embed a batch for training.
 
         Args:
             images: float32 [N, 3, h, w].
-            heads_only: the trunk stays as it is, statistics included.
+            trained: one of PARTS; but for ALL the trunk stays as it is, statistics included.
             half: the trunk computes in bfloat16 where that is safe.
 
         Returns:
             Output name -> unit vectors float32 [N, d].
         """
         self.train()
-        if heads_only:
-            self.network.trunk.eval()
+        return self.embed(self.features(images, frozen=trained != ALL, half=half))
+
+    def features(self, images: Tensor, *, frozen: bool, half: bool) -> Tensor:
+        """Return the trunk's features of a batch, float32 [N, features]; see `forward`."""
+        self.network.trunk.train(not frozen)
         with (
-            torch.set_grad_enabled(not heads_only),
+            torch.set_grad_enabled(not frozen),
             torch.autocast(images.device.type, torch.bfloat16, enabled=half),
         ):
-            features = self.network.trunk(images)
-        return self.embed(features.float())
+            features: Tensor = self.network.trunk(images)
+        return features.float()
 
     def embed(self, features: Tensor) -> Tensors:
         """Turn features float32 [N, features] into unit vectors per output."""
         return self.network.embed_features(features)
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Return what is trained while the trunk stays as it is."""
+    def parameters_of(self, trained: str) -> list[nn.Parameter]:
+        """Return what is trained when `trained`, one of PARTS, is."""
+        if trained == ALL:
+            return list(self.parameters())
+        heads = self.network.heads
+        chosen = heads[COMPATIBLE_OUTPUT] if trained == COMPATIBLE else heads
         weights = [] if self.class_weights is None else [self.class_weights]
-        return [*self.network.heads.parameters(), *weights]
+        return [*chosen.parameters(), *weights]
 
     def finish(self) -> EmbeddingNetwork:
         """Return the network for use, in evaluation mode on the CPU."""
