@@ -25,7 +25,7 @@ FOREIGN, HEAD = "foreign", "head"
 CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1, FOREIGN: 1, HEAD: 1}
 """Raised by hand where a change of Segue's code changes what a training gives."""
 
-LATER: dict[str, Any] = {}
+LATER: dict[str, Any] = {"head_last": False, "head_reuse": 1}
 """Settings that Segue has got since cells were stored, with the value that means "as before"."""
 
 _ANYWHERE = ("device", "log_every", "checkpoint_every")
@@ -155,7 +155,7 @@ def models_of(study: Study, recipe: Recipe, index: int, data: str) -> Models:
 def twin_settings(study: Study, recipe: Recipe) -> HarmonicSettings:
     """Return how a recipe's twin is trained: with its self loss, for as many steps.
 
-    Where a recipe takes its steps in other stages the twin keeps the study's stages.
+    Where a recipe embeds as many batches in other stages the twin keeps the study's stages.
     """
     given, usual = recipe.settings, study.further
     if given is None:
@@ -164,9 +164,13 @@ def twin_settings(study: Study, recipe: Recipe) -> HarmonicSettings:
         name: getattr(given, name)
         for name in ("self_loss", "self_loss_settings", "margin", "learning_rate")
     }
-    if given.head_steps + given.steps != usual.head_steps + usual.steps:
-        kept |= {"head_steps": given.head_steps, "steps": given.steps}
-    return replace(usual, **kept)
+    more = batches(given) - batches(usual)
+    return replace(usual, **kept, steps=usual.steps + more)
+
+
+def batches(settings: HarmonicSettings) -> int:
+    """Return how many batches a further training embeds: its cost, but for little."""
+    return settings.steps - -settings.head_steps // settings.head_reuse
 
 
 def all_cells(

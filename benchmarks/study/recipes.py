@@ -80,30 +80,32 @@ class Study:
 
 OLD = TrainSettings(width=8, steps=700, **MACHINE)
 START = TrainSettings(width=24, steps=800, **MACHINE)
-HEAD_STEPS, STEPS = 150, 500  # of every further training: embedding layers alone, then everything
+HEAD_BATCHES, STEPS = 150, 500
+"""Batches of every further training: for heads on a trunk that stays as it is; for everything."""
 
 
 def further(**given: Any) -> HarmonicSettings:
     """Return Segue's defaults with the study's steps, and what is given."""
-    return HarmonicSettings(**{"head_steps": HEAD_STEPS, "steps": STEPS, **MACHINE, **given})
-
-
-def published(loss: str, cross_weight: float, **given: Any) -> HarmonicSettings:
-    """Return a published loss on the one output, as published; its own settings as loss settings.
-
-    `given` that are no training settings are the loss's.
-    """
-    kept = {"separate_head": False, "cross_weight": cross_weight, "loss": loss}
-    own = {name: given.pop(name) for name in tuple(given) if name == "self_weight"}
-    return further(**kept, **own, loss_settings=given)
+    return HarmonicSettings(**{"steps": STEPS, **MACHINE, **given})
 
 
 def own_head(loss: str, **given: Any) -> HarmonicSettings:
-    """Return a loss on Segue's separate head with Segue's weight; `given` are the loss's."""
+    """Return a loss in Segue's way: a head of its own, Segue's weight; `given` are the loss's."""
     return further(loss=loss, loss_settings=given)
 
 
-PAPER = paper_settings(head_steps=HEAD_STEPS, steps=STEPS, **MACHINE)
+def facenet(**given: Any) -> HarmonicSettings:
+    """Return FaceNet's way with the study's steps: the one output, its embedding layer first."""
+    usual = {"head_steps": HEAD_BATCHES, "steps": STEPS, **MACHINE}
+    return paper_settings(**{**usual, **given})
+
+
+def published(loss: str, cross_weight: float, **given: Any) -> HarmonicSettings:
+    """Return a loss as published, on the one output; `given` are the loss's."""
+    return facenet(loss=loss, cross_weight=cross_weight, loss_settings=given)
+
+
+PAPER = facenet()
 
 STRATEGIES = (
     Recipe(
@@ -150,7 +152,7 @@ STRATEGIES = (
     Recipe(
         name="harmonic one stage",
         says="FaceNet's harmonic triplets, the whole network from the first step on.",
-        settings=replace(PAPER, head_steps=0, steps=HEAD_STEPS + STEPS),
+        settings=replace(PAPER, head_steps=0, steps=HEAD_BATCHES + STEPS),
     ),
     Recipe(
         name="contra_ract",
@@ -165,7 +167,7 @@ STRATEGIES = (
     Recipe(
         name="mixbct",
         says="The self loss on batches in which 30 % of the vectors are v1's (MixBCT).",
-        settings=published("mixbct", 1.0, self_weight=0.0),
+        settings=replace(published("mixbct", 1.0), self_weight=0.0),
     ),
     Recipe(
         name="hoc",
@@ -204,13 +206,18 @@ ABLATIONS = (
         "segue, one stage",
         "segue",
         "The whole network from the first step on.",
-        further(head_steps=0, steps=HEAD_STEPS + STEPS),
+        further(head_steps=0, steps=HEAD_BATCHES + STEPS),
     ),
-    ablation("segue, one output", "segue", "No head of its own.", further(separate_head=False)),
+    ablation(
+        "segue, one output",
+        "segue",
+        "Segue's loss in FaceNet's way: on the one output, its embedding layer first.",
+        published("harmonic_contrast", 1.0),
+    ),
     ablation(
         "segue, no dropout", "segue", "The head sees all features.", further(head_dropout=0.0)
     ),
-    ablation("segue, weight .1", "segue", "The tie weighs 0.1.", further(cross_weight=0.1)),
+    ablation("segue, weight .3", "segue", "The tie weighs 0.3.", further(cross_weight=0.3)),
     ablation("segue, weight 1", "segue", "The tie weighs 1.", further(cross_weight=1.0)),
     ablation(
         "segue, both pools",
@@ -264,7 +271,7 @@ DECIDES = Study(
     says="Both networks are trained on part train, v1 on half of its people. This upgrade decides.",
     old=OLD,
     start=START,
-    further=further(),
+    further=PAPER,
     recipes=(*STRATEGIES, *BRIDGES, *ABLATIONS, *NOISES),
     bootstrap=500,
 )
@@ -291,7 +298,7 @@ ILLUSTRATES = Study(
     ),
     old=OLD,
     start=FOREIGN,
-    further=further(),
+    further=PAPER,
     recipes=(
         Recipe(
             name="segue head",
