@@ -25,7 +25,7 @@ DEFAULT_OUTPUT = "embedding"
 """The output that every version has: its own space."""
 
 COMPATIBLE_OUTPUT = "compatible"
-"""The head of v1's dimension that a harmonic v2 of another dimension has beside its own."""
+"""The head of v1's dimension that a harmonic v2 has beside its own, to be compared with v1."""
 
 PARTS = ("train", "validation", "calibration", "test")
 """The parts that people are split into; images of a person never are."""

@@ -2,7 +2,7 @@
 
 Compatibility is not transitive: that v3 was trained against v2, and v2 against v1, says nothing of
 v3 against v1. So every ordered pair is measured, on the same people and the same resamples, and
-pairs that have no outputs of one dimension are marked and never filled in.
+pairs that have no outputs to be compared in are marked and never filled in.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def measure_matrix(
     vectors_by_version: Mapping[str, Floats | Mapping[str, Floats]],
     labels: Any,
     *,
-    outputs: Mapping[Edge, tuple[str, str]] | None = None,
+    outputs: Mapping[Edge, tuple[str, str] | None] | None = None,
     mapped: Mapping[Edge, Floats] | None = None,
     fars: Sequence[float] = (1e-2, 1e-3),
     bootstrap: int = 200,
@@ -188,7 +188,8 @@ def measure_matrix(
             where it has several. The order is that of the matrix, oldest first.
         labels: the person of each image, [N]; of more than ten images of a person, a seeded choice
             of ten counts.
-        outputs: edge -> outputs to compare, where it must not be the first pair that fits.
+        outputs: edge -> outputs to compare, where it must not be the first pair that fits; None
+            where there are none.
         mapped: edge -> the probe's vectors mapped by the edge's bridge, [N, d of the stored].
         fars: false accept rates to measure VAL at.
         bootstrap: resamples of people behind the 95 % intervals; at least 10.
@@ -218,7 +219,7 @@ def measure_matrix(
     # Each version with itself comes first: the others are compared with it.
     edges = sorted(itertools.product(versions, versions), key=lambda edge: edge[0] != edge[1])
     for done, edge in enumerate(edges, start=1):
-        named = (outputs or {}).get(edge) or _outputs(edge, vectors)
+        named = outputs[edge] if outputs and edge in outputs else _outputs(edge, vectors)
         bridged = mapped[edge][rows] if edge in mapped else None
         compared[edge] = _measure(meter, edge, named, vectors, bridged) if named else None
         progress(done, len(edges), "edges of the matrix")

@@ -19,7 +19,7 @@ from segue.index.nearest import NearestItems
 from segue.index.pending import PendingItems
 from segue.index.query import run_query
 from segue.index.reembed import commit_batch, reembed_items
-from segue.index.remove import remove_rows
+from segue.index.remove import remove_rows, remove_unneeded
 from segue.index.search import Searcher
 from segue.index.shelf import Shelf
 from segue.index.staging import WAIT_SECONDS
@@ -510,6 +510,16 @@ class Gallery:
             LockedError: others kept committing; nothing was changed.
         """
         return remove_rows(self._shelf, version, keep_only_there=keep_only_there, also=also)
+
+    def remove_unneeded(self, version: str) -> int:
+        """Remove a version's rows of outputs that `outputs_needed` does not name; return how many.
+
+        A head for the old version is such an output once nothing old is left.
+
+        Raises:
+            LockedError: others kept committing; nothing was changed.
+        """
+        return remove_unneeded(self._shelf, version)
 
     def flush_touched(self) -> None:
         """Wait until touched items are written; for a process that is about to end."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from segue.index.snapshot import View
     from segue.types import Bools, Ints
 
+    Key = tuple[str, str]  # version and output
+
 _ATTEMPTS = 5  # commits that may come between reading and rewriting
 
 
@@ -41,20 +43,52 @@ def remove_rows(
         ItemsLeftError: there are such items, and they may not stay; nothing was changed.
         LockedError: others kept committing; nothing was changed.
     """
+
+    def choose(view: View) -> tuple[list[Key], Bools]:
+        only = _only_there(view, version)
+        if only.any() and not keep_only_there:
+            raise ItemsLeftError(
+                int(only.sum()),
+                f"removing {version} would lose them; embed them first, or leave them there",
+            )
+        return [key for key in view.keys if key[0] == version], only
+
+    return _remove(shelf, choose, also)
+
+
+def remove_unneeded(shelf: Shelf, version: str) -> int:
+    """Remove a version's rows of outputs that no probe of the gallery asks for; return how many.
+
+    Raises:
+        LockedError: others kept committing; nothing was changed.
+    """
+
+    def choose(view: View) -> tuple[list[Key], Bools]:
+        with shelf.database.read() as connection:
+            needed = catalog.outputs_needed(connection, view.row, version)
+        keys = [key for key in view.keys if key[0] == version and key[1] not in needed]
+        return keys, np.zeros(view.row.next_seq, dtype=np.bool_)
+
+    return _remove(shelf, choose, None)
+
+
+def _remove(
+    shelf: Shelf,
+    choose: Callable[[View], tuple[list[Key], Bools]],
+    also: Callable[[sa.Connection], None] | None,
+) -> int:
+    """Remove the rows of the keys that are chosen, but for the items that stay, in one commit."""
     with sweeping(shelf.folder):
         for _ in range(_ATTEMPTS):
             view = shelf.view()
-            only = _only_there(view, version)
-            if only.any() and not keep_only_there:
-                raise ItemsLeftError(
-                    int(only.sum()),
-                    f"removing {version} would lose them; embed them first, or leave them there",
-                )
-            old = [s for s in view.snapshot.segments if s.version == version]
-            kept, new = _without(shelf, view, old, only)
+            keys, keep = choose(view)
+            if not keys and also is None:
+                return 0
+            old = [s for s in view.snapshot.segments if s.key in keys]
+            kept, new = _without(shelf, view, old, keep)
             try:
                 gone = [segment for segment in old if segment not in kept]
-                removed = _commit(shelf, view, only, (version, gone, new), also)
+                removed = _commit(shelf, view, keep, (keys, gone, new), also)
             except BaseException:
                 for segment in new:
                     unlink_segment(shelf.root, segment)
@@ -99,12 +133,11 @@ def _commit(
     shelf: Shelf,
     view: View,
     keep: Bools,
-    change: tuple[str, Sequence[Segment], Sequence[Segment]],
+    change: tuple[Sequence[Key], Sequence[Segment], Sequence[Segment]],
     also: Callable[[sa.Connection], None] | None,
 ) -> int | None:
     """Swap the segments and drop the fresh rows; None if the gallery moved on meanwhile."""
-    version, old, new = change
-    keys = [key for key in view.keys if key[0] == version]
+    keys, old, new = change
     removed = sum(int(np.count_nonzero(view.mask(*key) & ~keep)) for key in keys)
     with shelf.database.write() as connection:
         row = catalog.read_gallery(connection, shelf.name, lock=True)
@@ -113,7 +146,7 @@ def _commit(
         catalog.delete_segments(connection, shelf.name, old)
         catalog.insert_segments(connection, shelf.name, new)
         for key, rows in view.snapshot.fresh.items():
-            if key[0] == version:
+            if key in keys:
                 gone: Ints = rows.seqs[~keep[rows.seqs]]
                 catalog.delete_fresh(connection, shelf.name, gone, key)
         indexes = forget_indexes(connection, shelf.name, [s.segment for s in old])

@@ -47,7 +47,8 @@ class Completion:
 
     Attributes:
         state: `completed`; without waiting also the state before, while the grace period lasts.
-        removed: rows of the old versions that were removed.
+        removed: rows of the old versions that were removed, and those of the new version's outputs
+            that only they were compared with.
         left: items left on an old version, as asked.
         after: the end of the grace period, UTC.
     """
@@ -218,6 +219,7 @@ def _remove(handle: Handle, row: Row, progress: Progress) -> Completion:
     for number, version in enumerate(old):
         progress(number, len(old), f"removing {version}")
         removed += handle.gallery.remove_version(version, keep_only_there=leave_old, also=None)
+    removed += handle.gallery.remove_unneeded(row.target)
     left = int(entered.details["left"])
     with handle.database.write() as connection:
         release(connection, row.number)

@@ -68,7 +68,7 @@ def matrix(
     measured = measure_matrix(
         vectors,
         drawn.labels,
-        outputs={pair: (edge.probe_output, edge.stored_output) for pair, edge in edges.items()},
+        outputs=_compared(versions, edges),
         mapped=_mapped(edges, vectors),
         fars=fars,
         bootstrap=bootstrap,
@@ -103,9 +103,20 @@ def _known_edges(workspace: Workspace, versions: Sequence[Version]) -> dict[tupl
     for probe, stored in itertools.product(versions, versions):
         try:
             found[probe.version, stored.version] = find_edge(workspace, probe, stored)
-        except EvaluationError:  # no outputs of one dimension: the matrix says so
+        except EvaluationError:  # no outputs that can be compared: the matrix says so
             continue
     return found
+
+
+def _compared(
+    versions: Sequence[Version], edges: Mapping[tuple[str, str], Edge]
+) -> dict[tuple[str, str], tuple[str, str] | None]:
+    """Return the outputs that each pair is compared in, None where it cannot be."""
+    names = [version.version for version in versions]
+    found: dict[tuple[str, str], tuple[str, str] | None] = dict.fromkeys(
+        itertools.product(names, names)
+    )
+    return found | {pair: (edge.probe_output, edge.stored_output) for pair, edge in edges.items()}
 
 
 def _check_bridges(

@@ -21,7 +21,8 @@ from segue.errors import (
 from segue.files import translated
 from segue.images import FaceList, decode, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
-from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, no_progress
+from segue.types import DEFAULT_OUTPUT, no_progress
+from segue.workspace.lineage import edge_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,11 +128,9 @@ def compatibility(
     parts = [part, "calibration"]
     if part != FITTED_ON and any(face.part == FITTED_ON for face in everyone.faces):
         parts.append(FITTED_ON)
-    edge = _bridged_edge(workspace, new_version, old_version)
+    edge = _cross_edge(workspace, new_version, old_version)
     for name in parts[:2]:
-        check_unseen(
-            None if edge is None else edge.bridge, everyone.part(name), "measure and calibrate it"
-        )
+        check_unseen(edge.bridge, everyone.part(name), "measure and calibrate it")
     measured, calibrating, *fitting = (
         _vectors(
             workspace, chosen, everyone.part(name), edge, old_vectors, seed=seed, progress=progress
@@ -151,17 +150,30 @@ def compatibility(
     )
     if (data / NOTICE_FILE).is_file():
         note = f"{NOTICE}. {note}"
-    if edge is not None:
+    if edge.bridge is not None:
         note = f"{note}. v2 is compared with v1 through the bridge of its edge"
-    return _store(workspace, chosen, report, gate, note=note, bridged=edge)
+    return _store(workspace, chosen, report, gate, note=note, cross=edge)
 
 
-def _bridged_edge(workspace: Workspace, probe: Version, stored: Version) -> Edge | None:
-    """Return the edge if it compares through a bridge, None otherwise."""
+def _cross_edge(workspace: Workspace, new: Version, old: Version) -> Edge:
+    """Return how new probes are compared with old vectors: by the edge's bridge, or as they are.
+
+    Raises:
+        EvaluationError: they cannot be, or the old version is the one that was trained for this.
+    """
+    from segue.registry import Edge
     from segue.workspace.bridging import known_edge
 
-    known = known_edge(workspace, probe.version, stored.version)
-    return None if known is None or known.bridge is None else known
+    known = known_edge(workspace, new.version, old.version)
+    if known is not None and known.bridge is not None:
+        return known
+    outputs = edge_outputs(workspace.registry, new, old)
+    if outputs[1] != DEFAULT_OUTPUT:
+        raise EvaluationError(
+            f"{old.version} was trained to be compared with {new.version}; measure the upgrade "
+            f"with --old {new.version} --new {old.version}"
+        )
+    return Edge(new.version, old.version, *outputs)
 
 
 def _kinds(choice: BridgeChoice) -> str:
@@ -191,13 +203,13 @@ def _vectors(
     workspace: Workspace,
     chosen: tuple[Version, Version, Version],
     faces: FaceList,
-    edge: Edge | None,
+    edge: Edge,
     old_vectors: Path | None,
     *,
     seed: int,
     progress: Progress,
 ) -> CompatibilityData:
-    """Embed people by v1, v2 and the twin; `edge` is that of v2 -> v1 if it has a bridge."""
+    """Embed people by v1, v2 and the twin; `edge` says how v2 is compared with v1."""
     from segue.evaluation.protocols import CompatibilityData
 
     drawn = faces.at_most(IMAGES_PER_PERSON, seed)
@@ -208,16 +220,9 @@ def _vectors(
 
         old = {DEFAULT_OUTPUT: old_vectors_from_file(old_vectors, drawn)}
     new, twin = (embed_faces(workspace, v.version, drawn, progress) for v in chosen[1:])
-    cross = new.get(COMPATIBLE_OUTPUT, new[DEFAULT_OUTPUT])
-    if edge is not None and edge.bridge is not None:
-        cross = edge.bridge.apply(new[edge.probe_output], version=chosen[1].version)
-    if cross.shape[1] != old[DEFAULT_OUTPUT].shape[1]:
-        raise EvaluationError(
-            f"{chosen[1].version} has dimension {cross.shape[1]}, {chosen[0].version} has "
-            f"{old[DEFAULT_OUTPUT].shape[1]}, and no output {COMPATIBLE_OUTPUT!r} of that "
-            "dimension: they cannot be compared; train one with `segue train harmonic`, or a "
-            "bridge with `segue train bridge`"
-        )
+    cross = new[edge.probe_output]
+    if edge.bridge is not None:
+        cross = edge.bridge.apply(cross, version=chosen[1].version)
     return CompatibilityData(
         labels=drawn.labels,
         v1=old[DEFAULT_OUTPUT],
@@ -235,7 +240,7 @@ def _store(
     gate: GateResult,
     *,
     note: str,
-    bridged: Edge | None,
+    cross: Edge,
 ) -> Compatibility:
     """Write the report, register it with its gate and edges, and log it to MLflow."""
     from segue.evaluation.report import write_report
@@ -253,7 +258,7 @@ def _store(
             number = registry.save_report(
                 old.version, new.version, folder, gate.to_json(), connection=connection
             )
-            for edge in measured_edges(old, new, report, number, bridged):
+            for edge in measured_edges(old, new, report, number, cross):
                 write_edge(connection, workspace.root, edge)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -278,33 +283,26 @@ def measured_edges(
     new: Version,
     report: CompatibilityReport,
     number: int,
-    bridged: Edge | None = None,
+    cross: Edge,
 ) -> list[Edge]:
     """Return the edges that a report measured, each with its calibration.
 
-    These are the four among both versions; with the edge new -> old `bridged`, that one keeps its
-    bridge, and old -> new, which would need a bridge of its own, is not among them.
+    These are the four among both versions. Where the edge new -> old, `cross`, has a bridge, it
+    keeps it, and old -> new, which would need a bridge of its own, is not among them.
     """
     from segue.registry import Edge
 
-    cross = COMPATIBLE_OUTPUT if COMPATIBLE_OUTPUT in new.outputs else DEFAULT_OUTPUT
-    versions = {"v1": old.version, "v2": new.version}
+    v1, v2 = old.version, new.version
+    ways = {("v1", "v1"): Edge(v1, v1), ("v2", "v2"): Edge(v2, v2), ("v2", "v1"): cross}
+    if cross.bridge is None:
+        ways["v1", "v2"] = Edge(v1, v2, cross.stored_output, cross.probe_output)
     found = []
     for (probe, stored), calibration in report.calibrations.items():
-        if probe not in versions or stored not in versions:
+        if (probe, stored) not in ways:
             continue
-        mixed = probe != stored
-        if mixed and bridged is not None and probe == "v1":
-            continue
-        edge = Edge(
-            probe=versions[probe],
-            stored=versions[stored],
-            probe_output=cross if mixed and probe == "v2" else DEFAULT_OUTPUT,
-            stored_output=cross if mixed and stored == "v2" else DEFAULT_OUTPUT,
-        )
-        measured = _summary(report.row(f"{probe} -> {stored}" if mixed else probe))
-        if mixed and bridged is not None:
-            edge, measured = bridged, {**bridged.measured, **measured}
+        edge = ways[probe, stored]
+        row = report.row(probe if probe == stored else f"{probe} -> {stored}")
+        measured = {**edge.measured, **_summary(row)}
         found.append(replace(edge, calibration=calibration, measured=measured, report=number))
     return found
 
@@ -386,35 +384,15 @@ def find_edge(workspace: Workspace, probe: Version, stored: Version) -> Edge:
     """Return the edge as it is stored, or a new one that nothing is known of yet.
 
     Raises:
-        EvaluationError: the versions have no output of the same dimension.
+        EvaluationError: the versions have no outputs that can be compared.
     """
     from segue.registry import Edge
 
     try:
         return workspace.registry.edge(probe.version, stored.version)
     except UnmeasuredEdgeError:
-        outputs = edge_outputs(probe, stored)
+        outputs = edge_outputs(workspace.registry, probe, stored)
         return Edge(probe.version, stored.version, outputs[0], outputs[1])
-
-
-def edge_outputs(probe: Version, stored: Version) -> tuple[str, str]:
-    """Return the outputs in which two versions can be compared.
-
-    Raises:
-        EvaluationError: they have none of the same dimension.
-    """
-    from segue.evaluation.matrix import comparable_outputs
-
-    if probe.version == stored.version:
-        return DEFAULT_OUTPUT, DEFAULT_OUTPUT
-    found = comparable_outputs(probe.outputs, stored.outputs)
-    if found is not None:
-        return found
-    raise EvaluationError(
-        f"{probe.version} ({probe.outputs}) and {stored.version} ({stored.outputs}) have no "
-        "output of the same dimension; they cannot be compared without a bridge: fit one with "
-        "`segue train bridge`"
-    )
 
 
 def _save_calibrated(
