@@ -28,6 +28,7 @@ from segue.errors import SegueError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from multiprocessing.pool import Pool
 
     from benchmarks.study.cells import Cell
     from benchmarks.study.recipes import Recipe, Study
@@ -52,7 +53,7 @@ class _Run:
         self.given = given
         self.studies: tuple[Study, ...] = recipes.STUDIES
         self.frozen = frozen.FROZEN
-        self.guarded = (frozen.FROZEN, frozen.HERE / "recipes.py")
+        self.guarded: tuple[Path, ...] = (frozen.FROZEN, frozen.HERE / "recipes.py")
         if given.short:
             self.studies, self.guarded = (short.SHORT,), ()
             self.frozen = given.out / "frozen.json"
@@ -114,7 +115,7 @@ class _Run:
         work = (cells, given.out, given.data, given.models)
         if given.workers == 1:
             return _work(*work)
-        with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
+        with _pool(given.workers) as pool:
             found = pool.starmap(_work, [work] * given.workers, chunksize=1)
         return sorted({each for failed in found for each in failed})
 
@@ -139,16 +140,26 @@ class _Run:
     def _tables(self) -> str:
         """Measure what is stored, write the tables beside the cells, return them."""
         texts, told = [], {}
-        for measurer, chosen in self._measurers():
+        found = [
+            (measurer, recipe, seeds)
+            for measurer, chosen in self._measurers()
+            for recipe in chosen
+            if (seeds := measurer.seeds_done(recipe, self.given.seeds))
+        ]
+        if self.given.workers > 1:
+            with _pool(self.given.workers) as pool:
+                pool.starmap(_measure, found, chunksize=1)
+        for study, _ in self.chosen:
             measured = [
                 Measured(recipe, seeds, measurer.figures(recipe, seeds))
-                for recipe in chosen
-                if (seeds := measurer.seeds_done(recipe, self.given.seeds))
+                for measurer, recipe, seeds in found
+                if measurer.study is study
             ]
             if measured:
+                measurer = next(each for each, _, _ in found if each.study is study)
                 tables = Tables(measurer, measured)
                 texts.append(tables.markdown())
-                told[measurer.study.name] = tables.to_json()
+                told[study.name] = tables.to_json()
         if not texts:
             return "nothing to measure yet: no recipe has all cells of a seed"
         text = "\n".join(texts)
@@ -156,6 +167,15 @@ class _Run:
         stem.with_suffix(".md").write_text(text)
         stem.with_suffix(".json").write_text(json.dumps(told, indent=1))
         return text
+
+
+def _pool(workers: int) -> Pool:
+    """Return processes that begin anew: torch's threads do not outlive a fork."""
+    return multiprocessing.get_context("spawn").Pool(workers)
+
+
+def _measure(measurer: Measurer, recipe: Recipe, seeds: tuple[int, ...]) -> None:
+    measurer.figures(recipe, seeds)
 
 
 def _work(cells: Sequence[Cell], out: Path, data: Path, models: Path) -> list[str]:

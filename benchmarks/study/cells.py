@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from benchmarks.study.recipes import Recipe, Study
+    from segue.harmonic import Loss
 
 V1, START, TWIN, TIED = "v1", "start", "twin", "tied"
 """Kinds of cells: v1, the independent v2 to start from, its twin, and a v2 tied to v1."""
@@ -101,13 +102,13 @@ def describe(kind: str, settings: LoopSettings | ForeignModel) -> dict[str, Any]
     if isinstance(settings, ForeignModel):
         return {"sha256": settings.sha256, "preprocessing": settings.preprocessing.to_json()}
     own = make_settled_loss(settings.self_loss, settings, settings.self_loss_settings)
-    told = {**asdict(settings), "self_loss_settings": asdict(own)}
+    told = {**asdict(settings), "self_loss_settings": _fields(own)}
     for name in _ANYWHERE:
         told.pop(name)
     if kind in {TIED, HEAD}:
         assert isinstance(settings, HarmonicSettings)
         tie = tying_loss(settings.loss, settings, settings.loss_settings)
-        told["loss_settings"] = asdict(tie)
+        told["loss_settings"] = _fields(tie)
         if not settings.separate_head:
             told.pop("head_dropout")
     elif isinstance(settings, HarmonicSettings):
@@ -118,6 +119,12 @@ def describe(kind: str, settings: LoopSettings | ForeignModel) -> dict[str, Any]
     kept = {name: value for name, value in told.items() if name not in LATER}
     later = {name: told[name] for name in LATER.keys() & told.keys() if told[name] != LATER[name]}
     return {**kept, **later}
+
+
+def _fields(loss: Loss) -> dict[str, Any]:
+    assert is_dataclass(loss)
+    assert not isinstance(loss, type)
+    return asdict(loss)
 
 
 def digest_of(value: Any) -> str:

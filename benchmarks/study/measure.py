@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from benchmarks.study.cells import digest_of, models_of
@@ -77,6 +78,7 @@ class Measurer:
         if stored.is_file():
             return UpgradeFigures.from_json(json.loads(stored.read_text()))
         figures = self.measure(recipe, seeds)
+        print(f"measured {recipe.name}, seeds {', '.join(map(str, seeds))}", file=sys.stderr)
         write_durably(stored, json.dumps(figures.to_json()).encode())
         return figures
 

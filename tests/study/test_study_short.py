@@ -180,10 +180,11 @@ def test_a_cell_that_another_process_makes_is_left_to_it(folder, monkeypatch):
 
 def test_two_workers_share_a_folder(trained, tmp_path):
     """Two processes make every cell once."""
-    given = ["--data", str(trained / "faces"), "--only", "segue", "--seeds", "0", "--no-tables"]
+    given = ["--data", str(trained / "faces"), "--only", "segue", "--seeds", "0"]
     assert run(tmp_path, "--workers", "2", *given) == 0
     assert len(list((tmp_path / "cells").iterdir())) == 4
     assert not list((tmp_path / "staging").iterdir())
+    assert "segue, → v1" in (tmp_path / "validation.md").read_text()
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(trained, tmp_path, monkeypatch, capsys):
