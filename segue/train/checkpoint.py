@@ -28,7 +28,12 @@ _WEIGHTS, _OPTIMISER, _NETWORK = "weights.", "optimiser.", "network."
 _SHOWN = 3
 
 _SINCE_FORMAT_1 = {"precision": "float32"}
-_HARMONIC_SINCE_FORMAT_1 = {"separate_head": False, "head_dropout": 0.5}
+_HARMONIC_SINCE_FORMAT_1 = {
+    "separate_head": False,
+    "head_dropout": 0.5,
+    "head_last": False,
+    "head_reuse": 1,
+}
 """Settings that format 1 knew nothing of, as they then were."""
 
 

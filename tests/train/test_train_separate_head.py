@@ -13,7 +13,7 @@ from train_world import HARMONIC
 
 from segue.networks import EmbeddingNetwork, TorchRunner, embed
 from segue.train import train_harmonic
-from segue.train.trainee import SeparateHeadTrainee, Trainee
+from segue.train.trainee import ALL, COMPATIBLE, PARTS, SeparateHeadTrainee, Trainee
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT
 
 FEATURES = 12
@@ -66,27 +66,32 @@ def test_the_own_output_is_the_one_without_a_second_head():
     assert torch.equal(trainee.embed(features)[DEFAULT_OUTPUT], plain[DEFAULT_OUTPUT])
 
 
-@pytest.mark.parametrize("heads_only", [True, False])
-def test_gradients_reach_the_trunk_in_stage_two_only(heads_only):
-    """In stage 1 heads learn on a trunk in evaluation mode; in stage 2 everything does."""
+@pytest.mark.parametrize("trained", PARTS)
+def test_gradients_reach_what_a_stage_trains(trained):
+    """Heads learn on a trunk in evaluation mode; the separate head alone is trained by itself."""
     trainee, _ = made(dropout=0.5)
-    outputs = trainee(torch.randn(4, 3, 4, 4), heads_only=heads_only)
+    outputs = trainee(torch.randn(4, 3, 4, 4), trained=trained)
     torch.stack([vectors[:, 0].sum() for vectors in outputs.values()]).sum().backward()
     trunk = [p.grad is not None for p in trainee.network.trunk.parameters()]
-    assert not any(trunk) if heads_only else all(trunk)
-    assert all(p.grad is not None for p in trainee.network.heads.parameters())
-    assert trainee.network.trunk.training is not heads_only
+    assert all(trunk) if trained == ALL else not any(trunk)
+    assert trainee.network.trunk.training is (trained == ALL)
     assert trainee.training
+    names = {id(value): name for name, value in trainee.named_parameters()}
+    found = {names[id(each)].removeprefix("network.") for each in trainee.parameters_of(trained)}
+    heads = {f"heads.{COMPATIBLE_OUTPUT}.weight", f"heads.{COMPATIBLE_OUTPUT}.bias"}
+    if trained != COMPATIBLE:
+        heads |= {f"heads.{DEFAULT_OUTPUT}.weight", f"heads.{DEFAULT_OUTPUT}.bias"}
+    assert found == (set(dict(trainee.network.named_parameters())) if trained == ALL else heads)
 
 
-def test_class_weights_are_trained_with_the_heads():
-    """What a loss trains beside the network is among the parameters of both stages."""
+@pytest.mark.parametrize("trained", PARTS)
+def test_class_weights_are_trained_in_every_stage(trained):
+    """What a loss trains beside the network is among the parameters of each stage."""
     network = made(dropout=0.0)[0].network
     weights = torch.nn.Parameter(torch.ones(3, 6))
-    trainee = Trainee(network, weights)
-    for parameters in (trainee.head_parameters(), list(trainee.parameters())):
-        assert any(each is weights for each in parameters)
-    assert len(Trainee(network).head_parameters()) == len(trainee.head_parameters()) - 1
+    with_weights, without = Trainee(network, weights), Trainee(network)
+    assert any(each is weights for each in with_weights.parameters_of(trained))
+    assert len(without.parameters_of(trained)) == len(with_weights.parameters_of(trained)) - 1
 
 
 def test_a_trained_version_embeds_an_image_in_one_way(faces, v2, old_vectors):
