@@ -37,6 +37,9 @@ MINUTES = {"v1": 1.0, "start": 3.5, "twin": 2.5, "tied": 2.7, "foreign": 6.0, "h
 """What a cell takes where none of its kind is stored yet."""
 
 
+ALL_SEEDS = tuple(range(5))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     try:
@@ -61,8 +64,9 @@ class _Run:
         self.store = Store(given.out)
         self.people = People(given.data, given.models)
         only = given.only
-        if given.part == TEST and not only:
-            only = frozen.frozen_names(self.frozen)
+        if given.part == TEST:
+            only = only or frozen.frozen_names(self.frozen)
+            given.seeds = ALL_SEEDS
         self.chosen = _chosen(self.studies, only, given.groups)
 
     def run(self) -> int:
@@ -240,7 +244,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--only", type=_names, default=(), help="recipes, such as 'segue; bct'")
     parser.add_argument("--groups", type=_names, default=(), help="such as 'strategy; bridge'")
-    parser.add_argument("--seeds", type=_numbers, default=tuple(range(5)), help="such as '0; 1'")
+    parser.add_argument("--seeds", type=_numbers, default=ALL_SEEDS, help="such as '0; 1'")
     parser.add_argument("--list", action="store_true", help="say what is stored and what is not")
     parser.add_argument("--tables", action="store_true", help="measure what is stored; no training")
     parser.add_argument("--no-tables", action="store_true", help="train, measure nothing")

@@ -26,7 +26,12 @@ FOREIGN, HEAD = "foreign", "head"
 CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1, FOREIGN: 1, HEAD: 1}
 """Raised by hand where a change of Segue's code changes what a training gives."""
 
-LATER: dict[str, Any] = {"head_last": False, "head_reuse": 1}
+LATER: dict[str, Any] = {
+    "head_last": False,
+    "head_reuse": 1,
+    "mine_every": 0,
+    "mine_images": 2000,
+}
 """Settings that Segue has got since cells were stored, with the value that means "as before"."""
 
 _ANYWHERE = ("device", "log_every", "checkpoint_every")

@@ -118,7 +118,8 @@ class Tables:
                 values = [_level(rows[0].figures, f"{name} {metric}") for metric in self._metrics]
                 table.append(_row(f"*{name} self*", *values, len(rows[0].seeds)))
         for each in rows:
-            for row, label in (("v2 -> v1", "→ v1"), ("v2", "self")):
+            told = [("v2 -> v1", "→ v1"), ("v2", "self")]
+            for row, label in told if each.recipe.settings else told[:1]:  # else v2 is the twin
                 values = [_level(each.figures, f"{row} {metric}") for metric in self._metrics]
                 table.append(_row(f"{each.recipe.name}, {label}", *values, len(each.seeds)))
         return table

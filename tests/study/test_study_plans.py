@@ -140,6 +140,18 @@ def test_settings_that_are_added_later_leave_names_as_they_are(monkeypatch):
     assert describe(cells.TIED, replace(STRATEGY.settings, cross_weight=9.0))["cross_weight"] == 9.0
 
 
+def test_cells_that_are_stored_keep_their_names():
+    """Hours of training hang on these: a setting that is added goes into `cells.LATER`."""
+    models = models_of(DECIDES, DECIDES.recipes[2], 0, "faces")
+    assert DECIDES.recipes[2].name == "harmonic"
+    assert [cell.digest for cell in models] == [
+        "50a9bff9b288d5b0",
+        "12afb5ef43b4d290",
+        "a69e5add52b33c51",
+        "11921dff062a4560",
+    ]
+
+
 def test_a_twin_follows_the_self_loss_and_the_steps_and_no_tie():
     """A recipe's twin is trained with its self loss for as many steps."""
 
@@ -320,12 +332,12 @@ def test_targets_say_what_is_met():
 
 def test_every_setting_is_named_or_left_out_on_purpose():
     """Nothing that a training is told goes missing from its cell's name."""
-    assert set(cells.LATER) <= {field.name for field in fields(HarmonicSettings)}
     left_out = {"device", "log_every", "checkpoint_every"}
     names = {field.name for field in fields(HarmonicSettings)}
     told = describe(cells.TIED, STRATEGY.settings)
-    assert told.keys() | cells.LATER.keys() == names - left_out
+    assert told.keys() | cells.LATER.keys() & names == names - left_out
     names = {field.name for field in fields(TrainSettings)}
-    assert describe(cells.V1, DECIDES.old).keys() == names - left_out
+    told = describe(cells.V1, DECIDES.old)
+    assert told.keys() | cells.LATER.keys() & names == names - left_out
     assert asdict(STRATEGY.settings).keys() >= describe(cells.HEAD, STRATEGY.settings).keys()
     assert TRAIN not in describe(cells.V1, DECIDES.old)
