@@ -142,13 +142,13 @@ def _recipe(*, drawn: bool, quick: bool) -> Recipe:
         return Recipe(
             TrainSettings(width=6, steps=300, seed=1, **few),
             TrainSettings(width=12, steps=400, seed=2, **few),
-            HarmonicSettings(head_steps=150, steps=450, seed=3, **few),
+            HarmonicSettings(steps=450, seed=3, **few),
             bootstrap=200,
         )
     return Recipe(
         TrainSettings(width=8, steps=700, seed=1, threads=1),
         TrainSettings(width=24, steps=800, seed=2, threads=1),
-        HarmonicSettings(head_steps=150, steps=500, seed=3, threads=1),
+        HarmonicSettings(steps=500, seed=3, threads=1),
         bootstrap=500,
     )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue.harmonic import apply_loss
 from segue.networks import build_network
-from segue.train.loop import Stage, Task, own_torch_state, run_stages
-from segue.train.objective import make_settled_loss, own_loss
+from segue.train.loop import own_torch_state, run_stages
+from segue.train.objective import make_settled_loss, offline_mining, own_loss
 from segue.train.sampler import PKSampler
+from segue.train.task import Stage, Task
 from segue.train.trained import Trained
 from segue.train.trainee import Trainee
 from segue.types import DEFAULT_OUTPUT, Preprocessing, no_progress
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from segue.images import FaceList
     from segue.train.loop import Log
     from segue.train.settings import TrainSettings
+    from segue.train.task import Batch
     from segue.types import Ints, Progress
 
 
@@ -44,16 +47,17 @@ def train_base(
         PeopleError: fewer than two people have two images or more.
         ImageError: an image cannot be decoded.
         UnknownNameError: an unknown architecture, setting or loss.
+        UsageError: a loss that needs old vectors, or that takes no triplets with `mine_every`.
         TrainingError: the loss diverged, or the checkpoint is of another training.
     """
     labels = faces.labels
     check_people(labels)
     loss = own_loss(make_settled_loss(settings.self_loss, settings, settings.self_loss_settings))
+    mining = offline_mining(loss, settings.self_loss, settings, DEFAULT_OUTPUT)
 
-    def objective(
-        outputs: dict[str, Tensor], labels: Tensor, _rows: Ints, _stage: Stage
-    ) -> dict[str, Tensor]:
-        return {"self": loss(outputs[DEFAULT_OUTPUT], labels)}
+    def objective(outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        vectors = outputs[DEFAULT_OUTPUT]
+        return {"self": apply_loss(loss, vectors, batch.labels, triplets=batch.triplets)}
 
     chosen = settings.architecture_settings or {"width": settings.width}
     size = settings.image_size
@@ -68,7 +72,7 @@ def train_base(
         trainee = Trainee(network)
         history, seconds = run_stages(
             trainee,
-            Task(images, labels, preprocessing, objective, of),
+            Task(images, labels, preprocessing, objective, of, mining),
             settings,
             [Stage("base", settings.steps, settings.learning_rate)],
             checkpoint=checkpoint,

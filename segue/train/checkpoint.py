@@ -27,7 +27,7 @@ FILE_NAME = "checkpoint.safetensors"
 _WEIGHTS, _OPTIMISER, _NETWORK = "weights.", "optimiser.", "network."
 _SHOWN = 3
 
-_SINCE_FORMAT_1 = {"precision": "float32"}
+_SINCE_FORMAT_1 = {"precision": "float32", "mine_every": 0, "mine_images": 2000}
 _HARMONIC_SINCE_FORMAT_1 = {
     "separate_head": False,
     "head_dropout": 0.5,

@@ -14,8 +14,15 @@ from segue.harmonic import apply_loss
 from segue.networks import build_network, save_weights
 from segue.networks.preprocess import prepare
 from segue.train.base import check_people
-from segue.train.loop import Stage, Task, own_torch_state, run_stages
-from segue.train.objective import make_settled_loss, old_inputs, own_loss, tying_loss
+from segue.train.loop import own_torch_state, run_stages
+from segue.train.objective import (
+    make_settled_loss,
+    offline_mining,
+    old_inputs,
+    own_loss,
+    tying_loss,
+)
+from segue.train.task import Stage, Task
 from segue.train.trained import Trained
 from segue.train.trainee import COMPATIBLE, HEADS, SeparateHeadTrainee, Trainee
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing, no_progress
@@ -28,8 +35,9 @@ if TYPE_CHECKING:
 
     from segue.images import FaceList
     from segue.networks import EmbeddingNetwork
-    from segue.train.loop import Log, Objective
+    from segue.train.loop import Log
     from segue.train.settings import HarmonicSettings
+    from segue.train.task import Batch, Mining, Objective
     from segue.types import Floats, Images, Ints, Progress
 
 _SAMPLE = 512
@@ -57,6 +65,9 @@ def train_harmonic(
     `separate_head` is set or the dimensions differ, and `embedding` goes on from where it is; else
     it is `embedding` itself, drawn anew as in the paper.
 
+    With `mine_every`, the tying loss's triplets are mined offline, from the latest checkpoint; the
+    self loss mines in each of the batches that are drawn from them.
+
     Args:
         faces: of the people to train on.
         settings: every hyper-parameter.
@@ -69,6 +80,7 @@ def train_harmonic(
 
     Raises:
         VectorError: not one unit vector for each face.
+        UsageError: a loss in the wrong place, or one without triplets with `mine_every`.
         PeopleError, ImageError, UnknownNameError, TrainingError: as `train_base`.
     """
     old = check_vectors(old_vectors, name="old vectors")
@@ -82,25 +94,24 @@ def train_harmonic(
     network = _begin(start, old.shape[1], separate=settings.separate_head)
     apart = COMPATIBLE_OUTPUT in network.outputs
     compared = COMPATIBLE_OUTPUT if apart else DEFAULT_OUTPUT
+    mining = offline_mining(tying, settings.loss, settings, compared, frozen)
 
     weights = None
     if "class_weights" in tying.needs:
         weights = torch.nn.Parameter(known["old_means"].clone())
 
-    def objective(
-        outputs: dict[str, Tensor], labels: Tensor, rows: Ints, stage: Stage
-    ) -> dict[str, Tensor]:
-        batch = frozen[torch.from_numpy(rows)].to(labels.device)
-        given = {name: value.to(labels.device) for name, value in known.items()}
+    def objective(outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        labels = batch.labels
         cross = apply_loss(
             tying,
             outputs[compared],
             labels,
-            old_vectors=batch,
+            old_vectors=frozen[torch.from_numpy(batch.rows)].to(labels.device),
             class_weights=weights,
-            **given,
+            triplets=batch.triplets,
+            **{name: value.to(labels.device) for name, value in known.items()},
         )
-        if stage.trained == COMPATIBLE:
+        if batch.stage.trained == COMPATIBLE:
             return {"cross": cross}
         return {
             "self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], labels),
@@ -127,6 +138,7 @@ def train_harmonic(
         begin,
         objective,
         of,
+        mining=mining,
         preprocessing=preprocessing or _squares(settings),
         checkpoint=checkpoint,
         progress=progress,
@@ -147,16 +159,15 @@ def train_twin(
     """Train `start` on for the same steps with the same self loss, knowing nothing of v1.
 
     What v2 would be without compatibility, the rival that a harmonic v2 is measured against. Its
-    embedding layer is not drawn anew: that would only weaken the rival.
+    embedding layer is not drawn anew: that would only weaken the rival. The self loss mines in each
+    batch, as it does beside a tying loss; `mine_every` is not for the twin.
 
     Args and errors as of `train_harmonic`.
     """
     own = own_loss(make_settled_loss(settings.self_loss, settings, settings.self_loss_settings))
 
-    def objective(
-        outputs: dict[str, Tensor], labels: Tensor, _rows: Ints, _stage: Stage
-    ) -> dict[str, Tensor]:
-        return {"self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], labels)}
+    def objective(outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return {"self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], batch.labels)}
 
     of = {"kind": "twin", "start": sha256_bytes(save_weights(start))}
     network = _begin(start, start.outputs[DEFAULT_OUTPUT], separate=False)
@@ -219,6 +230,7 @@ def _train(
     objective: Objective,
     of: dict[str, str],
     *,
+    mining: Mining | None = None,
     preprocessing: Preprocessing,
     checkpoint: Path | None,
     progress: Progress,
@@ -236,6 +248,7 @@ def _train(
             preprocessing,
             objective,
             {**of, "data": fingerprint, "preprocessing": preprocessing.to_json()},
+            mining,
         )
         history, seconds = run_stages(
             trainee,

@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from segue.errors import TrainingError
-from segue.networks.preprocess import prepare
 from segue.networks.weights import check_tensors
-from segue.train.augment import augment
 from segue.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from segue.train.sampler import PKSampler
-from segue.train.trainee import ALL
+from segue.train.feed import NETWORK, Feed, mix
 from segue.types import DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
@@ -29,56 +25,14 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from segue.train.settings import LoopSettings
+    from segue.train.task import Stage, Task
     from segue.train.trainee import Trainee
-    from segue.types import Images, Ints, Preprocessing, Progress
+    from segue.types import Progress
 
     Log = Callable[[int, dict[str, float]], None]
     OptimiserState = dict[int, dict[str, Tensor]]
-    Objective = Callable[[dict[str, Tensor], Tensor, Ints, "Stage"], dict[str, Tensor]]
 
 _FREE_SETTINGS = frozenset({"threads", "device", "checkpoint_every"})
-_AUGMENTATION, _NETWORK, _TURNS = 3, 4, 5  # streams of random numbers beside the sampler's
-_TOGETHER = 25  # batches whose features are kept at a time
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A run of steps with one optimiser.
-
-    Attributes:
-        name: for people.
-        steps: how many.
-        learning_rate: at its highest.
-        trained: one of PARTS; but for "all" the trunk stays as it is, statistics included.
-        reuse: steps for which the features of one batch serve. More than 1 needs a trunk that stays
-            as it is; the batches of some steps are then embedded together and used in turn.
-    """
-
-    name: str
-    steps: int
-    learning_rate: float
-    trained: str = ALL
-    reuse: int = 1
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained on.
-
-    Attributes:
-        images: uint8 [N, h, w, 3].
-        labels: the person of each, int64 [N].
-        preprocessing: what images go through.
-        objective: from the outputs of a batch, its labels, its image numbers and the stage to the
-            weighted terms of the loss, by name.
-        of: JSON values that tell this training from others: kind, data, starting weights.
-    """
-
-    images: Images
-    labels: Ints
-    preprocessing: Preprocessing
-    objective: Objective
-    of: Mapping[str, Any]
 
 
 def run_stages(
@@ -95,7 +49,8 @@ def run_stages(
 
     A run that was killed gives, when it is called again, the weights that it would have given
     uninterrupted: bit for bit with one thread on one machine. Every random number is a function of
-    the seed and the step.
+    the seed and the step. Where triplets are mined offline, each mining begins with a checkpoint,
+    and a run that was killed goes on from there.
 
     Returns:
         The history, and the seconds spent.
@@ -114,12 +69,14 @@ def run_stages(
         optimiser = _make_optimiser(trained, stage, settings)
         if done > first:
             _restore(optimiser, state)
-        feed = _Feed(trainee, task, settings, stage=stage, first=first)
+        feed = Feed(trainee, task, settings, stage=stage, first=first)
         for step in range(max(first, done), last):
-            torch.manual_seed(_mix(settings.seed, step))  # for networks that draw, as by dropout
-            rows, outputs = feed.outputs(step)
-            labels = torch.from_numpy(task.labels[rows]).to(settings.device)
-            terms = task.objective(outputs, labels, rows, stage)
+            if feed.mines_at(step):
+                keeper.save(trainee, optimiser, step)
+                feed.mine(step)
+            torch.manual_seed(mix(settings.seed, step))  # for networks that draw, as by dropout
+            batch, outputs = feed.outputs(step)
+            terms = task.objective(outputs, batch)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
                 raise TrainingError(
@@ -127,79 +84,17 @@ def run_stages(
                 )
 
             rate = _learning_rate(stage, settings, step - first)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            if settings.clip:
-                torch.nn.utils.clip_grad_norm_(trained, settings.clip)
-            optimiser.step()
+            _descend(loss, optimiser, trained, rate=rate, clip=settings.clip)
 
             ended = step + 1
             if ended % settings.log_every == 0 or ended == total:
-                keeper.note(ended, _measure(loss, terms, rate, outputs[DEFAULT_OUTPUT], labels))
-            if ended % settings.checkpoint_every == 0 or ended == last:
+                vectors = outputs[DEFAULT_OUTPUT]
+                keeper.note(ended, _measure(loss, terms, rate, vectors, batch.labels))
+            regular = task.mining is None and ended % settings.checkpoint_every == 0
+            if regular or ended == last:
                 keeper.save(trainee, None if ended == last else optimiser, ended)
             progress(ended, total, f"steps, {stage.name}")
     return keeper.history, keeper.seconds
-
-
-class _Feed:
-    """Gives each step of a stage its rows and what the trainee makes of them."""
-
-    def __init__(
-        self,
-        trainee: Trainee,
-        task: Task,
-        settings: LoopSettings,
-        *,
-        stage: Stage,
-        first: int,
-    ) -> None:
-        self._trainee, self._task, self._settings = trainee, task, settings
-        self._stage, self._first = stage, first
-        self._sampler = PKSampler(
-            task.labels,
-            settings.people_per_batch,
-            settings.images_per_person,
-            settings.singles_per_batch,
-            settings.seed,
-        )
-        self._half = settings.precision == "bfloat16"
-        self._round = -1
-        self._kept: list[tuple[Ints, Tensor]] = []
-        self._turns: Ints = np.empty(0, dtype=np.int64)
-
-    def outputs(self, step: int) -> tuple[Ints, dict[str, Tensor]]:
-        """Return the image numbers of a step, and the unit vectors of each output."""
-        if self._stage.reuse == 1:
-            rows, images = self._load(step)
-            return rows, self._trainee(images, trained=self._stage.trained, half=self._half)
-        together = _TOGETHER * self._stage.reuse
-        number, place = divmod(step - self._first, together)
-        if number != self._round:
-            self._embed(number)
-        rows, features = self._kept[self._turns[place]]
-        self._trainee.train()
-        return rows, self._trainee.embed(features)
-
-    def _embed(self, number: int) -> None:
-        """Embed the batches of a round, and shuffle the turns in which they serve."""
-        reuse = self._stage.reuse
-        begin = self._first + number * _TOGETHER
-        left = self._stage.steps - number * _TOGETHER * reuse
-        batches = min(_TOGETHER, -(-left // reuse))
-        self._kept = []
-        for batch in range(begin, begin + batches):
-            rows, images = self._load(batch)
-            self._kept.append((rows, self._trainee.features(images, frozen=True, half=self._half)))
-        turns = np.tile(np.arange(batches), reuse)
-        self._turns = np.random.default_rng([self._settings.seed, _TURNS, begin]).permutation(turns)
-        self._round = number
-
-    def _load(self, number: int) -> tuple[Ints, Tensor]:
-        rows = self._sampler.batch(number)
-        return rows, _load_batch(self._task, self._settings, rows, number)
 
 
 class _Keeper:
@@ -246,7 +141,7 @@ def own_torch_state(settings: LoopSettings) -> Iterator[None]:
     """Seed torch and set its threads for a training; leave both as they were."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_mix(settings.seed, _NETWORK))
+        torch.manual_seed(mix(settings.seed, NETWORK))
         if settings.threads:
             torch.set_num_threads(settings.threads)
         try:
@@ -269,13 +164,6 @@ def _placed(stages: Sequence[Stage]) -> Iterator[tuple[Stage, int, int]]:
         first += stage.steps
 
 
-def _load_batch(task: Task, settings: LoopSettings, rows: Ints, step: int) -> Tensor:
-    generator = np.random.default_rng([settings.seed, _AUGMENTATION, step])
-    batch = torch.from_numpy(prepare(task.images[rows], task.preprocessing))
-    batch = augment(batch, settings, generator)
-    return batch.to(settings.device, memory_format=torch.channels_last)
-
-
 def _make_optimiser(
     trained: Sequence[Parameter], stage: Stage, settings: LoopSettings
 ) -> Optimizer:
@@ -290,6 +178,19 @@ def _make_optimiser(
 def _restore(optimiser: Optimizer, state: Mapping[int, Mapping[str, Tensor]]) -> None:
     fresh = optimiser.state_dict()
     optimiser.load_state_dict({"state": state, "param_groups": fresh["param_groups"]})
+
+
+def _descend(
+    loss: Tensor, optimiser: Optimizer, trained: Sequence[Parameter], *, rate: float, clip: float
+) -> None:
+    """Make one step down the loss, its gradient no longer than `clip`."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    if clip:
+        torch.nn.utils.clip_grad_norm_(trained, clip)
+    optimiser.step()
 
 
 def _learning_rate(stage: Stage, settings: LoopSettings, step: int) -> float:
@@ -316,7 +217,3 @@ def _measure(
         "same_distance": same_distance.item(),
         "different_distance": different_distance.item(),
     }
-
-
-def _mix(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])

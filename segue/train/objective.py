@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import UsageError
-from segue.harmonic import check_needs, class_means, class_radii, make_loss
+from segue.harmonic import OfflineMiner, check_needs, class_means, class_radii, make_loss
+from segue.harmonic.loss_registry import registered_losses
+from segue.train.task import Mining
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,3 +77,38 @@ def old_inputs(loss: Loss, old: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"old_means": means}
     quantile = getattr(loss, "radii_quantile", 0.0)
     return {"old_means": means, "old_radii": class_radii(old, labels, means, quantile=quantile)}
+
+
+def offline_mining(
+    loss: Loss, name: str, settings: LoopSettings, output: str, old: Tensor | None = None
+) -> Mining | None:
+    """Return how triplets for a loss are mined offline; None where `mine_every` is 0.
+
+    Args:
+        loss: what the triplets are for; its margin, strategy and combinations are mined.
+        name: its registered name.
+        settings: of the training.
+        output: the output that it is applied to.
+        old: v1's vectors of all images, float32 [N, d], if it takes them.
+
+    Raises:
+        UsageError: it takes no triplets.
+    """
+    if not settings.mine_every:
+        return None
+    if "triplets" not in getattr(loss, "options", ()):
+        known = [
+            name
+            for name, kind in registered_losses().items()
+            if "triplets" in getattr(kind, "options", ())
+        ]
+        raise UsageError(
+            f"mine_every mines triplets, and loss {name!r} takes none; set it to 0, or choose one "
+            f"of {', '.join(sorted(known))}"
+        )
+    mined = {key: getattr(loss, key) for key in ("margin", "strategy") if hasattr(loss, key)}
+    combinations = getattr(loss, "mined", None)
+    if combinations is not None:
+        weightless = {"nnn"} if getattr(loss, "self_weight", 1) == 0 else set()
+        mined["combinations"] = [each for each in combinations if each not in weightless]
+    return Mining(OfflineMiner(**mined), output, old)

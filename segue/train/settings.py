@@ -27,6 +27,8 @@ class LoopSettings:
     people_per_batch: int = 64  # P, people with two images or more
     images_per_person: int = 4  # K, images of each; a person with fewer gives all of theirs
     singles_per_batch: int = 16  # images of one-image people, as negatives only
+    mine_every: int = 0  # steps between two offline minings of triplets; 0 mines in each batch
+    mine_images: int = 2000  # images that are mined offline together, all of some people
     self_loss: str = "triplet"  # registered loss of the network's own space
     self_loss_settings: dict[str, Any] = field(default_factory=dict)  # its settings by name
     margin: float = 0.2  # α of FaceNet's triplet loss, squared distance; of each loss that has one
@@ -55,6 +57,8 @@ class LoopSettings:
             "people_per_batch": 2,
             "images_per_person": 2,
             "singles_per_batch": 0,
+            "mine_every": 0,
+            "mine_images": 4,
             "warmup": 0,
             "seed": 0,
             "threads": 0,
@@ -75,6 +79,11 @@ class LoopSettings:
             raise UnknownNameError("optimiser", self.optimiser, OPTIMISERS)
         if self.precision not in PRECISIONS:
             raise UnknownNameError("precision", self.precision, PRECISIONS)
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images of a batch, where there are people enough."""
+        return self.people_per_batch * self.images_per_person + self.singles_per_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +129,10 @@ class HarmonicSettings(LoopSettings):
         check_number("head_learning_rate", self.head_learning_rate, above=True)
         if not isinstance(self.head_reuse, int) or self.head_reuse < 1:
             raise UsageError(f"head_reuse {self.head_reuse!r}; give a whole number of at least 1")
+        if self.mine_every and self.head_reuse > 1:
+            raise UsageError(
+                "mine_every has new triplets to embed all the time; set head_reuse to 1 with it"
+            )
         if self.head_last and not self.separate_head:
             raise UsageError("head_last trains the separate head; set separate_head too")
         for name in ("self_weight", "cross_weight", "head_dropout"):

@@ -60,6 +60,12 @@ class Trainee(nn.Module):
         """Turn features float32 [N, features] into unit vectors per output."""
         return self.network.embed_features(features)
 
+    @torch.no_grad()
+    def embed_as_it_is(self, images: Tensor, *, half: bool = False) -> Tensors:
+        """Embed images in evaluation mode: nothing is drawn, and no statistics move."""
+        self.eval()
+        return self.embed(self.features(images, frozen=True, half=half))
+
     def parameters_of(self, trained: str) -> list[nn.Parameter]:
         """Return what is trained when `trained`, one of PARTS, is."""
         if trained == ALL:

@@ -15,6 +15,7 @@ from train_world import (
     HARMONIC,
     HEADS_FIRST,
     PAPER,
+    TYING,
     Killed,
     distances_to_old,
     kill_at,
@@ -23,15 +24,10 @@ from train_world import (
 )
 
 from segue.errors import TrainingError, UnknownNameError, UsageError, VectorError
-from segue.harmonic.losses import registered_losses
 from segue.networks import build_network, load_network, save_weights
 from segue.train import HarmonicSettings, paper_settings, train_base, train_harmonic, train_twin
 from segue.train.checkpoint import FILE_NAME
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing
-
-TYING = sorted(
-    name for name, loss in registered_losses().items() if loss.needs & {"old_vectors", "old_means"}
-)
 
 
 def test_the_paper_s_recipe_is_the_harmonic_triplet_loss_on_one_output_drawn_anew():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from segue.harmonic.losses import registered_losses
 from segue.networks import TorchRunner, embed, save_weights
 from segue.train import HarmonicSettings, TrainSettings, paper_settings
 
@@ -29,6 +30,11 @@ ENOUGH = {
     "margin": 0.5,
 }
 """Steps enough to learn something."""
+
+TYING = sorted(
+    name for name, loss in registered_losses().items() if loss.needs & {"old_vectors", "old_means"}
+)
+"""The losses that tie v2 to v1."""
 
 
 class Killed(Exception):  # noqa: N818  # it stands for a kill, not for an error
