@@ -59,6 +59,7 @@ class Study:
             trained here, which stays as it is and only gets a head.
         further: what the twin is trained on with; a recipe's twin has that recipe's self loss and
             steps.
+        decides: whether the project's targets apply.
         recipes: in the order of importance; the first is the one that others are compared with.
         bootstrap: resamples of people behind each interval.
         fars: false accept rates.
@@ -72,6 +73,7 @@ class Study:
     further: HarmonicSettings
     recipes: tuple[Recipe, ...]
     bootstrap: int
+    decides: bool = False
     fars: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
     rhos: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -267,13 +269,14 @@ NOISES = tuple(
 )
 
 DECIDES = Study(
-    name="small to larger network",
+    name="small to a larger network",
     says="Both networks are trained on part train, v1 on half of its people. This upgrade decides.",
     old=OLD,
     start=START,
     further=PAPER,
     recipes=(*STRATEGIES, *BRIDGES, *ABLATIONS, *NOISES),
     bootstrap=500,
+    decides=True,
 )
 
 # --- the upgrade to a model that was not trained here, which illustrates ----------------------

@@ -20,7 +20,7 @@ _FURTHER: dict[str, Any] = {"head_steps": 24, "steps": 8, **_TINY}
 _PAPER = paper_settings(**{**_FURTHER, "head_steps": 4})
 
 SHORT = Study(
-    name="drawn faces",
+    name="small to a larger network, drawn faces",
     says=f"All figures are of {NOTICE}: they say that the machinery works.",
     old=TrainSettings(width=2, steps=12, **_TINY),
     start=TrainSettings(width=4, steps=16, **_TINY),
@@ -49,6 +49,7 @@ SHORT = Study(
         ),
     ),
     bootstrap=20,
+    decides=True,
     fars=(1e-1, 1e-2),
     rhos=(0.0, 0.5, 1.0),
 )

@@ -54,7 +54,7 @@ class Tables:
             f"95 % over {figures.bootstrap} resamples of people. VAL and rank-1 in percent, "
             "differences in points."
         )
-        lines = [f"## {study.name.capitalize()}", "", notice, ""]
+        lines = [f"## From a {study.name}", "", notice, ""]
         upgrades = self._of(STRATEGY, BRIDGE)
         parts = [
             ("v2 → v1, and each model by itself", self._levels(upgrades)),
@@ -79,7 +79,8 @@ class Tables:
         for base in upgrades[:1]:
             others = [each for each in upgrades if each is not base]
             parts.append((f"{base.recipe.name} less each other", self._against(base, others)))
-            parts.append((f"What is wanted of {base.recipe.name}", self._wanted(base)))
+            if study.decides:
+                parts.append((f"What is wanted of {base.recipe.name}", self._wanted(base)))
         for kind, title in ((ABLATION, "Ablations"), (NOISE, "Label noise")):
             rows = self._of(kind)
             parts.append((f"{title}: each less what it varies", self._beside(rows)))
