@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,22 @@ import click
 
 from segue.cli.common import emit, json_option, open_workspace, progress_bar, table
 from segue.cli.evaluate import data_option
+from segue.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from segue.registry import Version
+    from segue.train import HarmonicSettings
     from segue.workspace.bridging import TrainedBridge
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the trunk in training; bfloat16 is up to twice as fast.",
+)
 
 
 @click.group()
@@ -35,6 +48,7 @@ def train() -> None:
 @click.option("--learning-rate", type=float, help="Peak step size.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=0, show_default=True, help="CPU threads; 0 is all.")
+@precision_option
 @json_option
 @click.pass_context
 def base(
@@ -56,10 +70,37 @@ def base(
 @click.option("--old", required=True, help="The deployed version whose vectors stay (v1).")
 @click.option("--from", "start", required=True, help="The independent new version to start from.")
 @click.option("--old-vectors", type=click.Path(path_type=Path), help=".npz with v1's vectors.")
-@click.option("--loss", help="A registered loss; harmonic if none.")
-@click.option("--head-steps", type=int, help="Batches of stage 1, embedding layer alone.")
-@click.option("--steps", type=int, help="Batches of stage 2, whole network.")
-@click.option("--learning-rate", type=float, help="Peak step size.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["segue", "paper"]),
+    default="segue",
+    show_default=True,
+    help="Where every setting that is not given comes from; paper: FaceNet's.",
+)
+@click.option("--loss", help="A registered loss that ties v2 to v1.")
+@click.option(
+    "--loss-setting",
+    "loss_settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of that loss, a JSON value or text; as often as needed.",
+)
+@click.option("--cross-weight", type=float, help="Of that loss.")
+@click.option("--self-weight", type=float, help="Of the self loss beside it.")
+@click.option(
+    "--separate-head/--shared-head",
+    default=None,
+    help="Compare v1 with an output of its own, or with the one output, drawn anew first.",
+)
+@click.option("--head-dropout", type=float, help="Share of features a separate head lacks.")
+@click.option("--head-steps", type=int, help="Batches of the stage of the heads alone.")
+@click.option("--head-reuse", type=int, help="Steps that a batch's features serve there.")
+@click.option("--steps", type=int, help="Batches of the stage of the whole network.")
+@click.option("--learning-rate", type=float, help="Peak step size of it.")
+@click.option(
+    "--mine-every", type=int, help="Batches between two offline minings; 0 mines in each batch."
+)
+@precision_option
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=0, show_default=True, help="CPU threads; 0 is all.")
 @click.option(
@@ -76,12 +117,12 @@ def harmonic(
     old_vectors: Path | None,
     twin: bool,
     as_json: bool,
+    recipe: str,
+    loss_settings: Sequence[str],
     **given: Any,
 ) -> None:
     """Train --from on, against the frozen vectors of --old, in two stages; and its twin."""
-    from segue.train import HarmonicSettings
-
-    settings = HarmonicSettings(**{k: value for k, value in given.items() if value is not None})
+    settings = _settings(recipe, loss_settings, given)
     workspace = open_workspace(context)
     with progress_bar() as progress:
         made, other = workspace.train_harmonic(
@@ -100,6 +141,38 @@ def harmonic(
         as_json,
         lambda: "\n".join([*(_line(version) for version in versions), advice]),
     )
+
+
+def _settings(recipe: str, loss_settings: Sequence[str], given: dict[str, Any]) -> HarmonicSettings:
+    """Return a recipe's settings, with those that were given in their place."""
+    from segue.train import FACENET_STAGES, HarmonicSettings, paper_settings
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if chosen.get("separate_head") is False:
+        chosen = {**FACENET_STAGES, **chosen}
+    settings = {**chosen, "loss_settings": _named_values(loss_settings)}
+    return paper_settings(**settings) if recipe == "paper" else HarmonicSettings(**settings)
+
+
+def _named_values(written: Sequence[str]) -> dict[str, Any]:
+    """Read `NAME=VALUE`, each value JSON or else text.
+
+    Raises:
+        UsageError: no such pair, or a name twice.
+
+    >>> _named_values(["temperature=0.1", "shared=false", "negatives=old"])
+    {'temperature': 0.1, 'shared': False, 'negatives': 'old'}
+    """
+    found: dict[str, Any] = {}
+    for each in written:
+        name, equals, value = each.partition("=")
+        if not (name and equals and value) or name in found:
+            raise UsageError(f"--loss-setting {each!r}: write NAME=VALUE, each name once")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 @train.command()

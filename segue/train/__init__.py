@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from segue.train.base import train_base
     from segue.train.harmonic import train_harmonic, train_twin
+    from segue.train.objective import check_losses
     from segue.train.old_vectors import old_vectors_from_file
     from segue.train.sampler import PKSampler
     from segue.train.settings import (
+        FACENET_STAGES,
         HarmonicSettings,
         LoopSettings,
         TrainSettings,
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
     from segue.train.trained import Trained
 
 __all__ = [
+    "FACENET_STAGES",
     "HarmonicSettings",
     "LoopSettings",
     "PKSampler",
     "TrainSettings",
     "Trained",
+    "check_losses",
     "old_vectors_from_file",
     "paper_settings",
     "train_base",
@@ -35,11 +39,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "FACENET_STAGES": "settings",
     "HarmonicSettings": "settings",
     "LoopSettings": "settings",
     "PKSampler": "sampler",
     "TrainSettings": "settings",
     "Trained": "trained",
+    "check_losses": "objective",
     "old_vectors_from_file": "old_vectors",
     "paper_settings": "settings",
     "train_base": "base",

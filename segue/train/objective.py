@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from segue.errors import UsageError
 from segue.harmonic import OfflineMiner, check_needs, class_means, class_radii, make_loss
 from segue.harmonic.loss_registry import registered_losses
+from segue.train.settings import HarmonicSettings
 from segue.train.task import Mining
+from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +64,22 @@ def tying_loss(name: str, settings: LoopSettings, given: Mapping[str, Any]) -> L
     return loss
 
 
+def check_losses(settings: LoopSettings) -> None:
+    """Refuse a training whose losses are in the wrong place, before anything is embedded for it.
+
+    Raises:
+        UnknownNameError: no such loss.
+        UsageError: no self loss or no tying loss, a setting that it does not take, or no triplets
+            with `mine_every`.
+    """
+    own = own_loss(make_settled_loss(settings.self_loss, settings, settings.self_loss_settings))
+    if not isinstance(settings, HarmonicSettings):
+        offline_mining(own, settings.self_loss, settings, DEFAULT_OUTPUT)
+        return
+    tying = tying_loss(settings.loss, settings, settings.loss_settings)
+    offline_mining(tying, settings.loss, settings, COMPATIBLE_OUTPUT)
+
+
 def old_inputs(loss: Loss, old: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return what a tying loss needs to know of all old vectors: class means and radii.
 
@@ -96,15 +114,15 @@ def offline_mining(
     """
     if not settings.mine_every:
         return None
-    if "triplets" not in getattr(loss, "options", ()):
-        known = [
-            name
-            for name, kind in registered_losses().items()
-            if "triplets" in getattr(kind, "options", ())
+    if not _takes_triplets(loss):
+        others = [
+            other
+            for other, kind in sorted(registered_losses().items())
+            if _takes_triplets(kind) and bool(kind.needs & _OLD) == bool(loss.needs & _OLD)
         ]
         raise UsageError(
-            f"mine_every mines triplets, and loss {name!r} takes none; set it to 0, or choose one "
-            f"of {', '.join(sorted(known))}"
+            f"mine_every mines triplets, and loss {name!r} takes none; set it to 0, or choose a "
+            f"loss that does: {', '.join(others)}"
         )
     mined = {key: getattr(loss, key) for key in ("margin", "strategy") if hasattr(loss, key)}
     combinations = getattr(loss, "mined", None)
@@ -112,3 +130,7 @@ def offline_mining(
         weightless = {"nnn"} if getattr(loss, "self_weight", 1) == 0 else set()
         mined["combinations"] = [each for each in combinations if each not in weightless]
     return Mining(OfflineMiner(**mined), output, old)
+
+
+def _takes_triplets(loss: Loss | type[Loss]) -> bool:
+    return "triplets" in getattr(loss, "options", ())

@@ -7,6 +7,15 @@ from typing import Any
 
 from segue.errors import UnknownNameError, UsageError
 
+FACENET_STAGES: dict[str, Any] = {
+    "separate_head": False,
+    "head_last": False,
+    "head_steps": 150,
+    "head_learning_rate": 2e-3,
+    "head_reuse": 1,
+}
+"""Settings of one output, drawn anew and trained alone before the whole network."""
+
 PRECISIONS = ("float32", "bfloat16")
 """What the trunk may compute in while it is trained; weights, heads and losses are float32."""
 
@@ -147,15 +156,7 @@ def paper_settings(**given: Any) -> HarmonicSettings:
     Args:
         given: settings that differ.
     """
-    paper = {
-        "loss": "harmonic",
-        "cross_weight": 1.0,
-        "separate_head": False,
-        "head_last": False,
-        "head_steps": 150,
-        "head_learning_rate": 2e-3,
-        "head_reuse": 1,
-    }
+    paper = {**FACENET_STAGES, "loss": "harmonic", "cross_weight": 1.0}
     return HarmonicSettings(**{**paper, **given})
 
 

@@ -36,6 +36,7 @@ def train_base(
     """Train a network of its own space and register it as the next version of `name`."""
     from segue import train
 
+    train.check_losses(settings)
     faces = read_faces(data).part("train", old_only=old_only)
 
     def work(checkpoint: Path, log: Log) -> Trained:
@@ -60,6 +61,7 @@ def train_harmonic(
     """Train `start` on against the frozen vectors of `old`; then its twin, without them."""
     from segue import train
 
+    train.check_losses(settings)
     registry = workspace.registry
     old_version, start_version = registry.resolve(old), registry.resolve(start)
     if start_version.preprocessing is not None:  # the input's size is the start's, whatever is set

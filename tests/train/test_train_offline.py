@@ -207,7 +207,7 @@ def test_a_loss_without_triplets_is_refused_before_images_are_read(
 ):
     """The message names the losses that take them."""
     settings = dataclasses.replace(PAPER, mine_every=2, loss=loss)
-    told = "takes none; set it to 0, or choose one of harmonic, triplet"
+    told = "takes none; set it to 0, or choose a loss that does: harmonic$"
     with pytest.raises(UsageError, match=told):
         train_harmonic(unread(faces, tmp_path), settings, start=v2.network, old_vectors=old_vectors)
 
