@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import torch
 
 from segue.cli import reference, root
 from segue.synthetic import write_faces
@@ -64,6 +66,23 @@ def test_the_python_of_the_readme_runs(block, tmp_path, monkeypatch, capsys):
         printed = capsys.readouterr().out.splitlines()
         assert len(printed) == 3
         assert printed[0].split()[1] == "drawn0000"
+
+
+@pytest.mark.parametrize("loss", ["HarmonicTripletLoss", "HarmonicContrastLoss"])
+def test_both_losses_learn_in_the_loop_of_the_readme(loss):
+    """The loop runs with either loss, with no other change, and ends nearer to v1."""
+    (block,) = re.findall(r"```python\n(import torch.*?)```", README, flags=re.DOTALL)
+    assert loss in README
+    block = block.replace(
+        "from segue import HarmonicTripletLoss", f"from segue.harmonic import {loss}"
+    )
+    block = block.replace("HarmonicTripletLoss()", f"{loss}()").replace("range(10)", "range(60)")
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    same = names["labels"][:, None] == names["labels"]
+    cosines = names["v2"] @ names["v1"].T
+    assert cosines[same].mean() > cosines[~same].mean() + 0.2
 
 
 def test_every_python_block_counts():
