@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,6 +121,24 @@ def test_its_gallery_migrates_and_keeps_the_head_only_while_it_is_needed(chain, 
     chain.enroll("whole", faces / "images" / "drawn0005")
     assert outputs_stored(gallery, V2) == {OWN}
     assert gallery.count_pending(V2) == 0
+
+
+def test_the_head_stays_while_items_are_left_on_the_old_version(chain, faces, tmp_path):
+    """An item whose image is gone stays old: then probes of v1 still find everything."""
+    folder = shutil.copytree(faces / "images" / "drawn0013", tmp_path / "drawn0013")
+    gallery = chain.create_gallery("left", V1)
+    chain.enroll("left", folder, identity="drawn0013")
+    min(folder.iterdir()).unlink()
+    chain.start(chain.plan("left", V2, strategy="mixed", batch=3), force="a test")
+    migration = chain.migration("left")
+    migration.run()
+    migration.verify()
+    completion = migration.complete(yes=True, leave_old=True)
+    assert (completion.left, completion.removed) == (1, gallery.count_items() - 1)
+    assert outputs_stored(gallery, V2) == {OWN, HEAD}
+    for version in (V1, V2):
+        probe = Probe(version, chain.registry.load(version).embed(images_of(faces)))
+        assert check_hits(gallery, probe) == {V1, V2}
 
 
 def test_a_revert_finds_what_was_enrolled_meanwhile_through_the_head(chain, faces):
