@@ -72,17 +72,54 @@ class HarmonicContrastLoss:
         """
         v1 = check_old(self, v2, labels, v1)
         same = labels[:, None] == labels
-        scores = cosines(v2, v1) / self.temperature
-        if bool(same.all()):  # nobody to be told apart from
-            return scores.sum() * 0
-        others = [scores.masked_fill(same, -torch.inf)]
-        if self.new_negatives:
-            others.append((cosines(v2, v2) / self.temperature).masked_fill(same, -torch.inf))
-        impostors = torch.logsumexp(torch.cat(others, dim=1), dim=1)
-        if self.shared:
-            impostors = torch.logsumexp(impostors, dim=0) - math.log(len(v2))
-            impostors = impostors.expand(len(v2))
-        losses = functional.softplus(impostors[:, None] - scores, threshold=_LINEAR_FROM)
-        pairs = same.sum(1, keepdim=True).to(losses)
-        weights = same / pairs**self.balance
-        return (weights * losses).sum() / weights.sum()
+        scores = cosines(v2, v1)
+        more = cosines(v2, v2).masked_fill(same, -torch.inf) if self.new_negatives else None
+        return pooled_contrast(
+            scores,
+            same,
+            ~same,
+            temperature=self.temperature,
+            balance=self.balance,
+            shared=self.shared,
+            more=more,
+        )
+
+
+def pooled_contrast(
+    scores: Tensor,
+    positive: Tensor,
+    impostor: Tensor,
+    *,
+    temperature: float,
+    balance: float,
+    shared: bool,
+    more: Tensor | None = None,
+) -> Tensor:
+    """Return the loss of `HarmonicContrastLoss` for given cosines and given pairs.
+
+    Args:
+        scores: cosines, float [N, M].
+        positive: which are pairs of one person that are to be near, bool [N, M].
+        impostor: which are pairs of two people, bool [N, M].
+        temperature: T.
+        balance: a pair weighs 1 / (pairs of its row)^balance.
+        shared: one denominator for the batch; else one for each row.
+        more: cosines that stand in the denominator too, float [N, K]; -inf where one does not.
+
+    Returns:
+        0, with a graph to `scores`, where there is no positive or no impostor.
+    """
+    if not bool(positive.any()) or not bool(impostor.any()):
+        return scores.sum() * 0
+    scores = scores / temperature
+    others = [scores.masked_fill(~impostor, -torch.inf)]
+    if more is not None:
+        others.append(more / temperature)
+    impostors = torch.logsumexp(torch.cat(others, dim=1), dim=1)
+    if shared:
+        impostors = torch.logsumexp(impostors, dim=0) - math.log(len(scores))
+        impostors = impostors.expand(len(scores))
+    losses = functional.softplus(impostors[:, None] - scores, threshold=_LINEAR_FROM)
+    pairs = positive.sum(1, keepdim=True).to(losses).clamp_min(1)
+    weights = positive / pairs**balance
+    return (weights * losses).sum() / weights.sum()

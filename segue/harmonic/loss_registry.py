@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from segue.errors import InvalidNameError, UnknownNameError, UsageError, VectorE
 from segue.harmonic.mining import check_tensor_labels, check_unit, wide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -52,6 +53,13 @@ class Loss(Protocol):
         """Return the loss as a scalar with a graph to v2's vectors."""
 
 
+_KINDS: dict[type | tuple[type, ...], str] = {
+    bool: "truth; give true or false",
+    (int, float): "number",
+    str: "text",
+}
+"""Of settings, in the order in which they are told apart: a truth is an int too."""
+
 _LOSSES: dict[str, type[Loss]] = {}
 _L = TypeVar("_L", bound=type[Loss])
 
@@ -89,10 +97,31 @@ def make_loss(name: str, **settings: Any) -> Loss:
     """
     if name not in _LOSSES:
         raise UnknownNameError("loss", name, _LOSSES)
+    _check_kinds(name, settings)
     try:
         return _LOSSES[name](**settings)
     except TypeError as error:
         raise UsageError(f"loss {name!r} does not take these settings: {error}") from error
+
+
+def _check_kinds(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a number, truth or text where the loss's default is another of these.
+
+    Raises:
+        UsageError: the setting is named.
+    """
+    defaults = {each.name: each.default for each in _fields(_LOSSES[name])}
+    for setting, value in settings.items():
+        default = defaults.get(setting)
+        for kind, told in _KINDS.items():
+            if isinstance(default, kind) and not isinstance(value, kind):
+                raise UsageError(f"{setting} {value!r} of loss {name!r} is no {told}")
+            if isinstance(default, kind):
+                break
+
+
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
 
 
 def loss_name(loss: Loss) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from segue.errors import (
 from segue.harmonic.bridges.bridge import Bridge, Correction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike
 
@@ -171,3 +172,16 @@ def mapped_distances(mapped: Doubles, target: Doubles) -> Doubles:
     """Return the squared distance of each normalised row to its unit target: float64 [N]."""
     lengths = np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
     return np.asarray(np.square(mapped / lengths - target).sum(axis=1))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: sums are then always of one order, and the bytes the same."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

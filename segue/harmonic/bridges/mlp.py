@@ -8,14 +8,13 @@ among the choices, so that where a network does not pay the bridge is the ridge 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from segue.harmonic.bridges.affine import fit_ridge, ridge_path
 from segue.harmonic.bridges.bridge import Correction
-from segue.harmonic.bridges.fit import Fitted, people_folds, register_bridge
+from segue.harmonic.bridges.fit import Fitted, one_thread, people_folds, register_bridge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +71,7 @@ class _Layers(NamedTuple):
 def fit_mlp(source: Doubles, target: Doubles, groups: Ints, seed: int) -> Fitted:
     """Fit ridge regression, then a network of one hidden layer on what it leaves."""
     ridge = fit_ridge(source, target, groups, seed)
-    with _one_thread():
+    with one_thread():
         width, decay, steps, error = _choose(
             source, target, people_folds(groups, seed), ridge.settings["strength"], seed
         )
@@ -204,16 +203,3 @@ def _correction(layers: _Layers, inputs: int) -> Correction:
     scale = np.float32(np.sqrt(inputs))
     inner, bias, outer = (layer[0].detach().numpy() for layer in layers)
     return Correction(inner * scale, bias[0].copy(), outer.copy())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: sums are then always of one order, and the bytes the same."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
