@@ -106,3 +106,12 @@ def test_wrong_use_says_what_is_missing():
         HarmonicContrastLoss(temperature=0.0)
     with pytest.raises(UsageError, match="balance"):
         HarmonicContrastLoss(balance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("temperature", "cold"), ("shared", "maybe"), ("shared", 1)]
+)
+def test_a_setting_of_another_kind_is_named(setting, value):
+    """A text where a number belongs, a number where a truth does."""
+    with pytest.raises(UsageError, match=f"{setting} .* of loss 'harmonic_contrast' is no"):
+        make_loss("harmonic_contrast", **{setting: value})
