@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from segue.errors import InvalidNameError
 
@@ -26,6 +26,9 @@ DEFAULT_OUTPUT = "embedding"
 
 COMPATIBLE_OUTPUT = "compatible"
 """The head of v1's dimension that a harmonic v2 has beside its own, to be compared with v1."""
+
+BASE_OUTPUT = "base"
+"""The output of a retuned version that is the deployed version's own vector, not mapped."""
 
 PARTS = ("train", "validation", "calibration", "test")
 """The parts that people are split into; images of a person never are."""
@@ -155,6 +158,18 @@ class Embedder(Protocol):
 
     def embed(self, images: Images) -> dict[str, Floats]:
         """Embed RGB images uint8 [N, height, width, 3]: per output, unit float32 [N, d]."""
+
+
+@runtime_checkable
+class VectorMapper(Protocol):
+    """What an embedder is too whose vectors are made of another version's stored ones."""
+
+    @property
+    def base(self) -> str:
+        """The id of the version whose vectors it takes."""
+
+    def embed_vectors(self, vectors: Floats) -> dict[str, Floats]:
+        """Map unit vectors [N, d] of `base`: per output, unit float32 [N, d]."""
 
 
 def utc_now() -> str:

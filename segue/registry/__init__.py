@@ -13,6 +13,7 @@ from segue.registry.embedder import RegistryEmbedder
 from segue.registry.ledger import LedgerEntry, record
 from segue.registry.registry import Registry
 from segue.registry.reports import StoredReport
+from segue.registry.retuned import RetunedEmbedder
 from segue.registry.tracking import Tracking, TrainingRun
 from segue.registry.versions import Version, find_version, list_versions
 
@@ -23,6 +24,7 @@ __all__ = [
     "LedgerEntry",
     "Registry",
     "RegistryEmbedder",
+    "RetunedEmbedder",
     "StoredReport",
     "Tracking",
     "TrainingRun",

@@ -22,6 +22,7 @@ from segue.registry.embedder import open_model, open_network
 from segue.registry.ledger import LedgerEntry, read_ledger, record
 from segue.registry.manifest import MODEL_FILES
 from segue.registry.moved_store import ARTIFACTS
+from segue.registry.retuned import RetunedEmbedder, write_retuned
 from segue.registry.tracking import Tracking, default_uri
 from segue.registry.versions import Version, find_version, list_versions
 
@@ -176,6 +177,27 @@ class Registry:
             version = registering.write_mapped(connection, self.root, source, bridge, actor)
         return self.resolve(version)
 
+    def register_retuned(
+        self,
+        bridge: Bridge,
+        *,
+        details: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> Version:
+        """Register the version that a retuning makes (`fit_retuning`), with its bridge and edges.
+
+        It is a space of its own, named by the version that it retunes and the bridge's number,
+        `faces/1~b3`. The edges to and from that version are there at once, not calibrated. MLflow
+        has no copy of it. The same map registered again changes nothing.
+
+        Raises:
+            UnknownVersionError: its source is not registered.
+            UsageError: it is no retuning, was fitted on another model, or its source is mapped.
+        """
+        with self.database.write() as connection:
+            version = write_retuned(connection, self.root, bridge, details or {}, actor)
+        return self.resolve(version)
+
     def _commit(self, candidate: registering.Candidate, actor: str | None) -> Version:
         return self.resolve(
             registering.commit_version(self.database, self.root, self.tracking, candidate, actor)
@@ -203,10 +225,11 @@ class Registry:
         with self.database.read() as connection:
             return list_versions(connection, name)
 
-    def load(self, reference: str) -> RegistryEmbedder:
+    def load(self, reference: str) -> RegistryEmbedder | RetunedEmbedder:
         """Load a version's model: hashes, then parsing, then its witnesses.
 
-        A network loads torch, an ONNX model only onnxruntime; MLflow is not needed.
+        A network loads torch, an ONNX model only onnxruntime; MLflow is not needed. A retuned
+        version is its base's model and the map; without a model it maps vectors only.
 
         Raises:
             UnknownVersionError: no such version.
@@ -214,6 +237,9 @@ class Registry:
             TamperedError, MissingPathError, UnsafeModelError: its files are not what they were.
             WitnessError: it gives other vectors than when it was registered.
         """
+        version = self.resolve(reference)
+        if version.retuned_from is not None:
+            return self._open_retuned(version, version.retuned_from)
         version = self._with_model(reference)
         return open_model(self._folder(version), version.version, version.files)
 
@@ -221,10 +247,24 @@ class Registry:
         """Load a version's network to start a training from, after the checks of `load`.
 
         Raises:
-            RegistryError: it is an ONNX file; otherwise as `load`.
+            RegistryError: it is an ONNX file or a retuned version; otherwise as `load`.
         """
+        version = self.resolve(reference)
+        if version.retuned_from is not None:
+            raise RegistryError(
+                f"{version.version} is {version.retuned_from} and a map, which cannot be trained "
+                f"further; start from {version.retuned_from}"
+            )
         version = self._with_model(reference)
         return open_network(self._folder(version), version.version, version.files)
+
+    def _open_retuned(self, version: Version, base: str) -> RetunedEmbedder:
+        bridge = self.bridge(int(version.details["bridge"]))
+        origin = self.resolve(base)
+        model = None
+        if origin.kind in MODEL_FILES:
+            model = open_model(self._folder(origin), origin.version, origin.files)
+        return RetunedEmbedder(version, bridge, model)
 
     def _with_model(self, reference: str) -> Version:
         version = self.resolve(reference)

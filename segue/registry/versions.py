@@ -53,6 +53,13 @@ class Version:
         return self.outputs[DEFAULT_OUTPUT]
 
     @property
+    def retuned_from(self) -> str | None:
+        """The version whose vectors it is, retuned; None if it is no retuned version."""
+        if self.kind != "mapped" or self.details.get("target") != self.version:
+            return None
+        return str(self.details["source"])
+
+    @property
     def slug(self) -> str:
         """The id as one file name: `faces-1`."""
         return VersionId.parse(self.version).slug

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segue.errors import EvaluationError, UnknownVersionError
-from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT
+from segue.types import BASE_OUTPUT, COMPATIBLE_OUTPUT, DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
     from segue.registry import Registry, Version
@@ -21,7 +21,8 @@ _VECTORS_ONLY = "vectors"
 def edge_outputs(registry: Registry, probe: Version, stored: Version) -> tuple[str, str]:
     """Return the outputs in which probes of one version are compared with the other's vectors.
 
-    Outputs that lie in one space by training come first. Versions without a common history are
+    Outputs that lie in one space by training come first. A retuned version is compared with the
+    version that it retunes by its vector before the map. Versions without a common history are
     compared by their own outputs, where these have one dimension. A `compatible` that was trained
     for a third version takes no part, unless the other is a version of vectors only: these may be
     the third one's.
@@ -33,6 +34,13 @@ def edge_outputs(registry: Registry, probe: Version, stored: Version) -> tuple[s
 
     if probe.version == stored.version:
         return DEFAULT_OUTPUT, DEFAULT_OUTPUT
+    if probe.retuned_from == stored.version:
+        return BASE_OUTPUT, DEFAULT_OUTPUT
+    if stored.retuned_from == probe.version:
+        raise EvaluationError(
+            f"{probe.version} is compared with {stored.version} through the map that made it; "
+            "their edge has it"
+        )
     joined = _joined(registry, probe, stored)
     if joined is not None:
         return joined

@@ -94,7 +94,7 @@ def test_nobody_to_be_near_or_apart_from_is_no_loss():
     for who in (np.array([0, 1, 2]), np.array([0, 0, 0])):
         loss = self_contrast(x, who)
         loss.backward()
-        assert float(loss) == 0
+        assert loss.item() == 0
 
 
 def test_wrong_input():
