@@ -23,7 +23,10 @@ V1, START, TWIN, TIED = "v1", "start", "twin", "tied"
 FOREIGN, HEAD = "foreign", "head"
 """A model that was not trained here, in place of start and twin; and a head on its vectors."""
 
-CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1, FOREIGN: 1, HEAD: 1}
+RETUNED = "retuned"
+"""v1's vectors, mapped: no cell, as the map is fitted in a second."""
+
+CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1, FOREIGN: 1, HEAD: 1, RETUNED: 1}
 """Raised by hand where a change of Segue's code changes what a training gives."""
 
 LATER: dict[str, Any] = {
@@ -54,6 +57,7 @@ class Cell:
         noise: share of the training images with another person's label.
         data: fingerprint of the faces of all parts but test.
         needs: kind -> the cells whose results it takes.
+        retuned: v1's vectors are retuned before it is trained against them.
     """
 
     kind: str
@@ -63,6 +67,7 @@ class Cell:
     noise: float
     data: str
     needs: tuple[Cell, ...] = ()
+    retuned: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -75,6 +80,8 @@ class Cell:
             "noise": [self.noise, self.index] if self.noise else None,
             "needs": [need.digest for need in self.needs],
         }
+        if self.retuned:
+            told["retuned"] = CODE[RETUNED]
         return digest_of(told)
 
     def need(self, kind: str) -> Cell:
@@ -161,6 +168,8 @@ def models_of(study: Study, recipe: Recipe, index: int, data: str) -> Models:
     twin = cell(TWIN, f"twin{noisy}", twin_settings(study, recipe), (start,))
     tied = recipe.settings
     new = None if tied is None else cell(TIED, recipe.name, tied, (old, start))
+    if new is not None:
+        new = replace(new, retuned=recipe.retuned)
     return Models(old, start, twin, new)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.study.cells import digest_of, models_of
-from benchmarks.study.people import CALIBRATION, TEST, VALIDATION
+from benchmarks.study.cells import CODE, RETUNED, digest_of, models_of
+from benchmarks.study.people import CALIBRATION, TEST, TRAIN, VALIDATION
+from benchmarks.study.training import OLD_VERSION, retuning
 from segue.evaluation.protocols import CompatibilityData
 from segue.evaluation.upgrade import UpgradeFigures, measure_upgrade
 from segue.files import write_durably
@@ -62,6 +64,7 @@ class Measurer:
                 "part": self.part,
                 "cells": [[cell.digest for cell in self.models(recipe, i)] for i in seeds],
                 "bridge": recipe.bridge,
+                **({"retuned": CODE[RETUNED]} if recipe.retuned else {}),
                 "fars": self.study.fars,
                 "rhos": self.study.rhos,
                 "bootstrap": self.study.bootstrap,
@@ -101,7 +104,19 @@ class Measurer:
             return self._seen(models, self.part, mapped[0]), self._seen(
                 models, CALIBRATION, mapped[1]
             )
+        if recipe.retuned:
+            seen = (self._seen(models, part) for part in (self.part, CALIBRATION))
+            measured, calibration = (self._retuned(each, models, recipe, index) for each in seen)
+            return measured, calibration
         return self._seen(models, self.part), self._seen(models, CALIBRATION)
+
+    def _retuned(
+        self, data: CompatibilityData, models: Models, recipe: Recipe, index: int
+    ) -> CompatibilityData:
+        """Return the same with a gallery of v1's retuned vectors; what is deployed stays v1."""
+        labels = self.people.train(recipe.noise, index).labels
+        bridge = retuning(self.store.vectors(models.old, TRAIN)[DEFAULT_OUTPUT], labels)
+        return replace(data, v1=bridge.apply(data.v1, version=OLD_VERSION), status_quo=data.v1)
 
     def _seen(self, models: Models, part: str, mapped: Floats | None = None) -> CompatibilityData:
         """Return a part's people by every version; a bridge's or the twin's v2 is the twin."""

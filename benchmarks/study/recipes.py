@@ -34,6 +34,7 @@ class Recipe:
         group: one of the groups above.
         seeds: how many seeds it is trained from.
         noise: share of v2's training images that carry another person's label.
+        retuned: v1's vectors are retuned first; the gallery holds the retuned ones.
         beside: name of the recipe that an ablation or noise is compared with.
     """
 
@@ -44,6 +45,7 @@ class Recipe:
     group: str = STRATEGY
     seeds: int = 5
     noise: float = 0.0
+    retuned: bool = False
     beside: str = ""
 
 
@@ -115,6 +117,12 @@ STRATEGIES = (
         says="Segue's defaults: one threshold for all pairs of a batch, on a head of its own.",
         settings=further(),
     ),
+    Recipe(
+        name="segue, retuned",
+        says="Segue's defaults against v1's vectors as an affine map of their own leaves them.",
+        settings=further(),
+        retuned=True,
+    ),
     Recipe(name="twin", says="v2 trained on for as many steps, knowing nothing of v1."),
     Recipe(
         name="harmonic",
@@ -150,6 +158,12 @@ STRATEGIES = (
         name="supcon + own head",
         says="Segue's loss with one denominator for each image: the supervised contrastive loss.",
         settings=own_head("harmonic_contrast", shared=False),
+    ),
+    Recipe(
+        name="harmonic, retuned",
+        says="FaceNet's appendix against v1's retuned vectors.",
+        settings=PAPER,
+        retuned=True,
     ),
     Recipe(
         name="harmonic one stage",
@@ -218,6 +232,24 @@ ABLATIONS = (
     ),
     ablation(
         "segue, no dropout", "segue", "The head sees all features.", further(head_dropout=0.0)
+    ),
+    ablation(
+        "segue, no tie before",
+        "segue",
+        "The whole network is trained without v1, then the head.",
+        further(cross_weight=0.0),
+    ),
+    ablation(
+        "segue, head first",
+        "segue",
+        "The separate head first, then the whole network, with a tie that weighs 0.3.",
+        further(head_last=False, head_steps=HEAD_BATCHES, head_reuse=1, cross_weight=0.3),
+    ),
+    ablation(
+        "segue, features once",
+        "segue",
+        "Each batch's features serve one step of the head.",
+        further(head_steps=HEAD_BATCHES, head_reuse=1),
     ),
     ablation("segue, weight .3", "segue", "The tie weighs 0.3.", further(cross_weight=0.3)),
     ablation("segue, weight 1", "segue", "The tie weighs 1.", further(cross_weight=1.0)),

@@ -11,6 +11,7 @@ from benchmarks.study.cells import FOREIGN, HEAD, START, TWIN, V1, describe
 from benchmarks.study.foreign import ForeignModel, apply_head, train_head
 from benchmarks.study.people import CALIBRATION, TRAIN, VALIDATION
 from segue.errors import SegueError
+from segue.harmonic.bridges import fit_retuning
 from segue.networks import TorchRunner, embed, load_network, save_weights
 from segue.networks.weights import read_tensors
 from segue.train import HarmonicSettings, TrainSettings, train_base, train_harmonic, train_twin
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
     from benchmarks.study.cells import Cell
     from benchmarks.study.people import People
     from benchmarks.study.store import Store
+    from segue.harmonic import Bridge
     from segue.images import FaceList
     from segue.networks import EmbeddingNetwork
     from segue.train import Trained
-    from segue.types import Floats
+    from segue.types import Floats, Ints
+
+OLD_VERSION = "study/1"
+"""v1, to the maps of its vectors."""
 
 _WAIT = 5.0  # seconds until a process looks again for something to do
 
@@ -137,9 +142,16 @@ def _train(cell: Cell, store: Store, faces: FaceList) -> tuple[bytes, dict[str, 
     if cell.kind == TWIN:
         return _kept(train_twin(faces, settings, start=start, preprocessing=preprocessing))
     old = store.vectors(cell.need(V1), TRAIN)[DEFAULT_OUTPUT]
+    if cell.retuned:
+        old = retuning(old, faces.labels).apply(old, version=OLD_VERSION)
     return _kept(
         train_harmonic(faces, settings, start=start, old_vectors=old, preprocessing=preprocessing)
     )
+
+
+def retuning(vectors: Floats, labels: Ints) -> Bridge:
+    """Return the map that retunes v1's vectors of part train, as labelled for v2."""
+    return fit_retuning(vectors, labels, version=OLD_VERSION)
 
 
 def _kept(trained: Trained) -> tuple[bytes, dict[str, Any]]:
