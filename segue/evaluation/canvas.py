@@ -10,7 +10,15 @@ import io
 import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from segue.evaluation.results import BRIDGE, OPERATING_FAR, RANK_MERGE, SEARCH, STORED, far_text
+from segue.evaluation.results import (
+    BRIDGE,
+    OPERATING_FAR,
+    RANK_MERGE,
+    RETUNED,
+    SEARCH,
+    STORED,
+    far_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +59,7 @@ class Style(NamedTuple):
 
 STYLES = {
     "v1": Style("v1 self (status quo)", "#000000", (0, (1.2, 1.6)), "s"),
+    RETUNED: Style("v1 self, retuned", "#4d4d4d", (0, (4, 1.5, 1, 1.5)), "p"),
     "twin": Style("twin self (independent v2)", "#7a7a7a", (0, (7, 2.5)), "D"),
     "v2": Style("v2 self", "#0072b2", "-", "o", 3.2),
     "v2 -> v1": Style("v2 probe → v1 gallery", "#d55e00", (0, (5, 1.8, 1.2, 1.8)), "^"),

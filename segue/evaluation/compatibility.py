@@ -4,6 +4,9 @@ Two protocols. *Search*: a v2 probe against a gallery of which a share rho is v2
 compared with itself. *Stored*: stored images against each other, each by its live version. Each
 mixed row stands twice: by raw distance, and *calibrated*, the distance replaced by the log FAR that
 it has on its own edge, measured on other people.
+
+Where the gallery holds retuned vectors of v1, the row `v1` is still the version deployed today, and
+differences are to it; `v1 retuned` is the retuned vectors with themselves.
 """
 
 from __future__ import annotations
@@ -94,7 +97,8 @@ def measure_compatibility(
     """
     setting = prepare(data, calibration_data, fars, rhos, seed)
     wanted = open_set_fars(setting)
-    meter = Meter(setting.data.labels, setting.calibrations["v1", "v1"], wanted, bootstrap, seed)
+    deployed = setting.calibrations[setting.data.deployed]
+    meter = Meter(setting.data.labels, deployed, wanted, bootstrap, seed)
     plans = list(row_plans(setting))
     measured: dict[str, _Measured] = {}
     for done, plan in enumerate(plans, start=1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segue.evaluation.cells import interval, maybe, percent, points, rate, table
-from segue.evaluation.results import PROTOCOLS, SEARCH, STORED, far_text
+from segue.evaluation.results import PROTOCOLS, RETUNED, SEARCH, STORED, far_text
 from segue.evaluation.roc import LEAST_ACCEPTS
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ TITLE = "Compatibility report"
 
 _SELF = {
     "v1": "v1 self (status quo)",
+    RETUNED: "v1 self, retuned",
     "twin": "twin self (independent v2)",
     "v2": "v2 self",
     "v2 -> v1": "v2 → v1",

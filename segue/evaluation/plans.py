@@ -18,7 +18,7 @@ from segue.evaluation.protocols import (
     search_scores,
     stored_scores,
 )
-from segue.evaluation.results import BRIDGE, RANK_MERGE, SEARCH, STORED, mixed_name
+from segue.evaluation.results import BRIDGE, RANK_MERGE, RETUNED, SEARCH, STORED, mixed_name
 from segue.evaluation.roc import check_far
 
 if TYPE_CHECKING:
@@ -72,9 +72,11 @@ def prepare(
 
 
 def row_plans(setting: Setting) -> Iterator[Plan]:
-    """Yield every row, v1 first: the others are compared with it."""
+    """Yield every row, v1 as it is deployed first: the others are compared with it."""
     data, raw = setting.data, setting.scores.raw
-    yield Plan("v1", "self", partial(raw, "v1", "v1"), directed=False, deployed=True)
+    yield Plan("v1", "self", partial(raw, *data.deployed), directed=False, deployed=True)
+    if data.status_quo is not None:
+        yield Plan(RETUNED, "self", partial(raw, "v1", "v1"), directed=False)
     if data.twin is not None:
         yield Plan("twin", "self", partial(raw, "twin", "twin"), directed=False)
     yield Plan("v2", "self", partial(raw, "v2", "v2"), directed=False)

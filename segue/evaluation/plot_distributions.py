@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segue.errors import EvaluationError, UnsupportedFarError
-from segue.evaluation.canvas import LETTERS, SMALL, STYLES, canvas, picture_far, png, shared_legend
+from segue.evaluation.canvas import (
+    LETTERS,
+    SMALL,
+    STYLES,
+    Style,
+    canvas,
+    picture_far,
+    png,
+    shared_legend,
+)
 from segue.evaluation.details import LOWEST_SCORE
-from segue.evaluation.results import far_text
+from segue.evaluation.results import RETUNED, STATUS_QUO, far_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +35,7 @@ _MARK: dict[str, Any] = {"color": "#000000", "linewidth": 1.6, "linestyle": (0, 
 """Where the threshold stands."""
 
 _SHOWN = {
+    (STATUS_QUO, STATUS_QUO): "v1",
     ("v1", "v1"): "v1",
     ("v2", "v1"): "v2 -> v1",
     ("v2", "v2"): "v2",
@@ -53,15 +63,16 @@ def plot_distributions(report: CompatibilityReport, *, title: str, note: str = "
     frozen = _threshold(report, far)
     figure, panels = canvas((13, 2 + 2.4 * len(shown)), (len(shown), 2), title, note)
     for row, each in zip(panels, shown, strict=True):
-        _draw(row[0], each, calibrated=False)
-        _draw(row[1], each, calibrated=True)
-        told = STYLES[_SHOWN[each.probe, each.stored]].label
+        _draw(row[0], each, _style(report, each).colour, calibrated=False)
+        _draw(row[1], each, _style(report, each).colour, calibrated=True)
+        style = _style(report, each)
+        told = style.label
         if frozen is not None:
             row[0].axvline(frozen, label=f"v1's distance for FAR {far_text(far)}", **_MARK)
             there = float(report.calibrations[each.probe, each.stored].far(frozen))
             told += f"\nFAR there: {there:.1e}"
         row[1].axvline(math.log10(far), label=f"FAR {far_text(far)}", **_MARK)
-        _tell(row[0], told, STYLES[_SHOWN[each.probe, each.stored]].colour)
+        _tell(row[0], told, style.colour)
         row[0].set_ylabel("density", fontsize=LETTERS)
     for column in (0, 1):
         for row in panels[:-1]:
@@ -74,8 +85,13 @@ def plot_distributions(report: CompatibilityReport, *, title: str, note: str = "
     return png(figure)
 
 
-def _draw(axes: Axes, each: Distribution, *, calibrated: bool) -> None:
-    colour = STYLES[_SHOWN[each.probe, each.stored]].colour
+def _style(report: CompatibilityReport, each: Distribution) -> Style:
+    name = _SHOWN[each.probe, each.stored]
+    retuned = (each.probe, each.stored) == ("v1", "v1") and report.has(RETUNED)
+    return STYLES[RETUNED if retuned else name]
+
+
+def _draw(axes: Axes, each: Distribution, colour: str, *, calibrated: bool) -> None:
     impostor = each.impostor_scores if calibrated else each.impostor
     genuine = each.genuine_scores if calibrated else each.genuine
     edges, density = _density(np.array(impostor), calibrated=calibrated)
@@ -118,6 +134,7 @@ def _density(counts: Doubles, *, calibrated: bool) -> tuple[Doubles, Doubles]:
 
 def _threshold(report: CompatibilityReport, far: float) -> float | None:
     try:
-        return report.calibrations["v1", "v1"].distance_at(far)
+        deployed = (STATUS_QUO, STATUS_QUO) if report.has(RETUNED) else ("v1", "v1")
+        return report.calibrations[deployed].distance_at(far)
     except (KeyError, UnsupportedFarError):
         return None

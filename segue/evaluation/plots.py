@@ -20,6 +20,7 @@ from segue.evaluation.results import (
     BRIDGE,
     RANK1,
     RANK_MERGE,
+    RETUNED,
     SEARCH,
     STORED,
     far_text,
@@ -196,7 +197,7 @@ def _roc_rows(report: CompatibilityReport) -> list[tuple[str, Style, str]]:
     """Return name, style and label suffix of the rows that the ROC shows."""
     rows = [
         (name, STYLES[name], "")
-        for name in ("v1", "twin", "v2", "v2 -> v1", "bridge -> v1")
+        for name in ("v1", RETUNED, "twin", "v2", "v2 -> v1", "bridge -> v1")
         if report.has(name)
     ]
     inner = [rho for rho in report.rhos if 0 < rho < 1]

@@ -14,6 +14,7 @@ import numpy as np
 
 from segue.arrays import check_labels, check_vectors
 from segue.errors import EvaluationError, VectorError
+from segue.evaluation.results import STATUS_QUO
 from segue.harmonic.calibration import Calibration, impostor_distances
 from segue.harmonic.distances import squared_distances
 
@@ -37,6 +38,8 @@ class CompatibilityData:
         v2_cross: unit vectors [N, d1] of the output that is compared with v1; `v2` if not given.
         twin: unit vectors [N, dt] of the independent v2 (same further steps, same self loss).
         bridged: unit vectors [N, d1] of the twin taken to v1's space by the best bridge.
+        status_quo: unit vectors [N, d0] of the version deployed today, where `v1` holds its
+            retuned vectors; everything is then compared with this one.
 
     Raises:
         VectorError: arrays that do not fit each other.
@@ -48,6 +51,7 @@ class CompatibilityData:
     v2_cross: Floats | None = None
     twin: Floats | None = None
     bridged: Floats | None = None
+    status_quo: Floats | None = None
 
     def __post_init__(self) -> None:
         own = check_vectors(self.v1, name="v1")
@@ -64,6 +68,8 @@ class CompatibilityData:
             checked["twin"] = check_vectors(self.twin, name="twin")
         if self.bridged is not None:
             checked["bridged"] = check_vectors(self.bridged, dimension=dimension, name="bridged")
+        if self.status_quo is not None:
+            checked["status_quo"] = check_vectors(self.status_quo, name="status_quo")
         for name, value in checked.items():
             if len(value) != len(own):
                 raise VectorError(f"{name} has {len(value)} rows and v1 {len(own)}; embed the same")
@@ -80,11 +86,23 @@ class CompatibilityData:
         found = [("v1", "v1"), ("v2", "v1"), ("v1", "v2"), ("v2", "v2")]
         found += [] if self.twin is None else [("twin", "twin")]
         found += [] if self.bridged is None else [("bridge", "v1")]
+        found += [] if self.status_quo is None else [self.deployed]
         return tuple(found)
+
+    @property
+    def deployed(self) -> tuple[str, str]:
+        """The edge of the deployed version with itself, which everything is compared with."""
+        return ("v1", "v1") if self.status_quo is None else (STATUS_QUO, STATUS_QUO)
 
     def vectors(self, probe: str, stored: str) -> tuple[Floats, Floats]:
         """Return what probe and stored side of an edge are compared by: [N, d] each."""
-        own = {"v1": self.v1, "v2": self.v2, "twin": self.twin, "bridge": self.bridged}
+        own = {
+            "v1": self.v1,
+            "v2": self.v2,
+            "twin": self.twin,
+            "bridge": self.bridged,
+            STATUS_QUO: self.status_quo,
+        }
         left, right = own[probe], own[stored]
         if {probe, stored} == {"v1", "v2"}:
             left, right = (self.v2_cross, self.v1) if probe == "v2" else (self.v1, self.v2_cross)
@@ -101,6 +119,7 @@ class CompatibilityData:
             v2_cross=None if self.v2_cross is None else self.v2_cross[rows],
             twin=None if self.twin is None else self.twin[rows],
             bridged=None if self.bridged is None else self.bridged[rows],
+            status_quo=None if self.status_quo is None else self.status_quo[rows],
         )
 
     def at_most(self, images_per_person: int, seed: int) -> CompatibilityData:

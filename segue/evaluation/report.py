@@ -85,7 +85,7 @@ def gate_lines(gate: GateResult) -> list[str]:
 def summarise(report: CompatibilityReport) -> str:
     """Return the report's main rows as a table for a terminal: VAL by FAR, and rank-1."""
     fars = [far for far in report.fars if report.row("v1").at(far).measurable]
-    wanted = ["v1", "twin", "v2", "v2 -> v1", "v1 -> v2", "bridge -> v1"]
+    wanted = ["v1", "v1 retuned", "twin", "v2", "v2 -> v1", "v1 -> v2", "bridge -> v1"]
     rows = [report.row(name) for name in wanted if report.has(name)]
     rows += [*report.mixed("search"), *report.mixed("stored")]
     heads = "".join(f"{f'VAL at {far:g}':>14}" for far in fars)

@@ -35,6 +35,13 @@ BRIDGE = "bridge"
 """Probes of the twin, mapped into v1's space for the part of the gallery that is v1."""
 
 
+STATUS_QUO = "status quo"
+"""The role of the deployed version's vectors where the gallery's are another's: a retuned v1."""
+
+RETUNED = "v1 retuned"
+"""The row of v1's retuned vectors with themselves, where the gallery holds these."""
+
+
 def far_text(far: float) -> str:
     """Return a FAR as people write it.
 
@@ -184,9 +191,9 @@ class CompatibilityReport:
     """Everything that was measured about an old and a new version; see `measure_compatibility`.
 
     `people_with_mates` have two images or more. `impostor_pairs` and `genuine_pairs` count pairs of
-    images once. `calibrations` are keyed by (probe role, stored role); roles are `v1`, `v2`, `twin`
-    and `bridge`. `orders`, `open_set` and `distributions` are empty in reports written before they
-    were measured.
+    images once. `calibrations` are keyed by (probe role, stored role); roles are `v1`, `v2`,
+    `twin`, `bridge`, and `status quo` where `v1` is retuned. `orders`, `open_set` and
+    `distributions` are empty in reports written before they were measured.
     """
 
     people: int

@@ -67,9 +67,10 @@ class UpgradeFigures:
     """Everything measured about an upgrade trained from several seeds.
 
     `figures` are named by what was compared and the measure, a rate in [0, 1] where nothing else is
-    said. ROW is a row of the compatibility report (`v1`, `twin`, `v2`, `v2 -> v1`, `bridge -> v1`,
-    `search rho=0.25 calibrated`, `stored rho=0.5 raw`, `rank merge rho=0.5 calibrated`, …), METRIC
-    is `VAL@1e-2` for each FAR, or `rank-1`, GROUP is `search`, `stored`, `rank merge` or `bridge`:
+    said. ROW is a row of the compatibility report (`v1`, `v1 retuned`, `twin`, `v2`, `v2 -> v1`,
+    `bridge -> v1`, `search rho=0.25 calibrated`, `stored rho=0.5 raw`,
+    `rank merge rho=0.5 calibrated`, …), METRIC is `VAL@1e-2` for each FAR, or `rank-1`, GROUP is
+    `search`, `stored`, `rank merge` or `bridge`:
 
     - `ROW METRIC`
     - `ROW realised@1e-2`: the realised FAR over its target, at the threshold that was set on the
@@ -271,7 +272,7 @@ def _check_supported(setting: Setting) -> None:
 
 def _measure(setting: Setting, bootstrap: int) -> dict[str, Metric]:
     """Return `ROW METRIC` and `ROW realised@FAR` of one seed's models."""
-    calibration = setting.calibrations["v1", "v1"]
+    calibration = setting.calibrations[setting.data.deployed]
     meter = Meter(setting.data.labels, calibration, setting.fars, bootstrap, setting.seed)
     found: dict[str, Metric] = {}
     for plan in row_plans(setting):

@@ -13,6 +13,7 @@ CURVE = "VAL by FAR"
 
 CHILDREN = {
     "v1": "v1",
+    "v1 retuned": "v1 retuned",
     "twin": "twin",
     "v2": "v2",
     "cross": "v2 -> v1",
