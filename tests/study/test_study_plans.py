@@ -119,6 +119,11 @@ def test_a_cell_is_named_by_what_it_depends_on(name, index):
     assert models_of(older, STRATEGY, index, "faces").new.digest != cell.digest
     told = replace(STRATEGY, name="another", says="More.", seeds=1)
     assert models_of(DECIDES, told, index, "faces").new.digest == cell.digest
+    retuned = models_of(DECIDES, replace(STRATEGY, retuned=True), index, "faces")
+    assert retuned.new.digest != cell.digest
+    assert [each.digest for each in (retuned.old, retuned.twin)] == [
+        each.digest for each in list(models_of(DECIDES, STRATEGY, index, "faces"))[::2][:2]
+    ]
     elsewhere = replace(STRATEGY.settings, device="cuda", log_every=3)
     moved = replace(STRATEGY, settings=elsewhere)
     assert models_of(DECIDES, moved, index, "faces").new.digest == cell.digest
@@ -142,8 +147,8 @@ def test_settings_that_are_added_later_leave_names_as_they_are(monkeypatch):
 
 def test_cells_that_are_stored_keep_their_names():
     """Hours of training hang on these: a setting that is added goes into `cells.LATER`."""
-    models = models_of(DECIDES, DECIDES.recipes[2], 0, "faces")
-    assert DECIDES.recipes[2].name == "harmonic"
+    recipe = next(recipe for recipe in DECIDES.recipes if recipe.name == "harmonic")
+    models = models_of(DECIDES, recipe, 0, "faces")
     assert [cell.digest for cell in models] == [
         "50a9bff9b288d5b0",
         "12afb5ef43b4d290",
