@@ -1,4 +1,4 @@
-"""`segue train base`, `segue train harmonic` and `segue train bridge`."""
+"""`segue train base`, `harmonic`, `bridge` and `retune`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segue.registry import Version
     from segue.train import HarmonicSettings
     from segue.workspace.bridging import TrainedBridge
+    from segue.workspace.retuning import Retuned
 
 precision_option = click.option(
     "--precision",
@@ -30,7 +31,7 @@ precision_option = click.option(
 
 @click.group()
 def train() -> None:
-    """Train a version, one harmonic with an old version, or a bridge between two.
+    """Train a version, one harmonic with an old version, or a map of vectors.
 
     A killed training goes on when the same command is run again.
     """
@@ -234,6 +235,52 @@ def _bridge_text(made: TrainedBridge, data: Path) -> str:
     )
     header = ["kind", "held-out distance", "VAL at FAR 1e-2"]
     return "\n".join([table(header, rows), fitted, advice])
+
+
+@train.command()
+@data_option
+@click.option("--old", required=True, help="The deployed version (v1).")
+@click.option("--old-vectors", type=click.Path(path_type=Path), help=".npz with v1's vectors.")
+@click.option("--seed", default=0, show_default=True)
+@json_option
+@click.pass_context
+def retune(context: click.Context, /, data: Path, old: str, as_json: bool, **given: Any) -> None:
+    """Fit a map of v1's own vectors, from them and labels alone; register OLD~bN.
+
+    Fitted on all people of part `train`; told on part `validation`.
+    """
+    workspace = open_workspace(context)
+    with progress_bar() as progress:
+        made = workspace.retune(old, data, progress=progress, **given)
+    value = {**_value(made.version), "old": made.old, "measured": made.measured}
+    emit(value, as_json, lambda: _retuned_text(made, data))
+
+
+def _retuned_text(made: Retuned, data: Path) -> str:
+    """Tell what the map does on people that it never saw, and what comes next."""
+    details, name = made.version.details, made.version.version
+    lines = []
+    if made.measured:
+        measures = list(made.measured["old"])
+        sides = ((made.old, "old"), (name, "retuned"))
+        rows = [
+            [told, *(f"{made.measured[side][measure]:.3f}" for measure in measures)]
+            for told, side in sides
+        ]
+        lines.append(table(["on validation people", *measures], rows))
+    else:
+        lines.append("not measured: no vectors of validation people")
+    lines.append(
+        f"{name} (retuned {made.old}): fitted on {details['images']} images of the "
+        f"{details['people']} people of part train"
+    )
+    if not made.calibrated:
+        lines.append(f"not calibrated: `segue calibrate {name} --data {data}`")
+    lines.append(
+        f"next: `segue train harmonic --old {name}`; stored vectors are mapped by "
+        f"`segue migrate start GALLERY --to {name}`"
+    )
+    return "\n".join(lines)
 
 
 def _value(version: Version) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from segue.errors import UnknownNameError, UnmeasuredEdgeError, UsageError
 from segue.files import sha256_bytes
 from segue.images import FaceList, read_faces
 from segue.types import DEFAULT_OUTPUT
+from segue.workspace.retuning import old_outputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,12 +134,7 @@ def _embed_both(
     from segue.workspace.measuring import IMAGES_PER_PERSON, embed_faces
 
     drawn = faces.at_most(IMAGES_PER_PERSON, 0)
-    if old_vectors is None:
-        frozen = embed_faces(workspace, old.version, drawn, progress)[DEFAULT_OUTPUT]
-    else:
-        from segue.train import old_vectors_from_file
-
-        frozen = old_vectors_from_file(old_vectors, drawn)
+    frozen = old_outputs(workspace, old, drawn, old_vectors, progress)[DEFAULT_OUTPUT]
     fresh = embed_faces(workspace, new.version, drawn, progress)[DEFAULT_OUTPUT]
     return drawn, {old.version: frozen, new.version: fresh}
 

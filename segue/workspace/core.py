@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segue.workspace.bridging import TrainedBridge
     from segue.workspace.matrix import Matrix
     from segue.workspace.measuring import Compatibility
+    from segue.workspace.retuning import Retuned
 
 from segue.types import no_progress
 
@@ -184,6 +185,43 @@ class Workspace:
             replace_calibrated=replace,
             seed=seed,
             progress=progress,
+        )
+
+    def retune(
+        self,
+        old: str,
+        data: Path | str,
+        *,
+        old_vectors: Path | None = None,
+        seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> Retuned:
+        """Fit a map of the deployed version's own vectors, and register what it makes.
+
+        `faces/1~b1` holds the vectors of faces/1 in a space of their own in which people are told
+        apart better: the map is learned from vectors and labels of all people of part `train`,
+        without images. A gallery's stored vectors are mapped by a migration to it, and a new
+        version is trained to be harmonic with it.
+
+        Args:
+            old: the deployed version.
+            data: faces; fitted on part `train`, told on part `validation`, calibrated on part
+                `calibration`, where there are such people.
+            old_vectors: a file with the version's vectors, for one that has no model; its form is
+                that of `train_harmonic`.
+            seed: of the batches.
+            progress: told while embedding.
+
+        Raises:
+            UsageError: the version is mapped already.
+            PeopleError: too few people with two images or more.
+            VectorError: the file lacks a training image, or holds another model's vectors.
+            UnknownVersionError, NoModelError: no such version, or it has no model.
+        """
+        from segue.workspace import retuning
+
+        return retuning.retune(
+            self, old, Path(data), old_vectors=old_vectors, seed=seed, progress=progress
         )
 
     # --- measuring --------------------------------------------------------------------------

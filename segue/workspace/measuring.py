@@ -21,8 +21,9 @@ from segue.errors import (
 from segue.files import translated
 from segue.images import FaceList, decode, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
-from segue.types import DEFAULT_OUTPUT, no_progress
+from segue.types import BASE_OUTPUT, DEFAULT_OUTPUT, no_progress
 from segue.workspace.lineage import edge_outputs
+from segue.workspace.retuning import old_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,6 +151,11 @@ def compatibility(
     )
     if (data / NOTICE_FILE).is_file():
         note = f"{NOTICE}. {note}"
+    if old_version.retuned_from is not None:
+        note = (
+            f"{note}. The gallery holds {old_version.version}; v1, with which everything is "
+            f"compared, is {old_version.retuned_from}, deployed today"
+        )
     if edge.bridge is not None:
         note = f"{note}. v2 is compared with v1 through the bridge of its edge"
     return _store(workspace, chosen, report, gate, note=note, cross=edge)
@@ -213,12 +219,7 @@ def _vectors(
     from segue.evaluation.protocols import CompatibilityData
 
     drawn = faces.at_most(IMAGES_PER_PERSON, seed)
-    if old_vectors is None:
-        old = embed_faces(workspace, chosen[0].version, drawn, progress)
-    else:
-        from segue.train import old_vectors_from_file
-
-        old = {DEFAULT_OUTPUT: old_vectors_from_file(old_vectors, drawn)}
+    old = old_outputs(workspace, chosen[0], drawn, old_vectors, progress)
     new, twin = (embed_faces(workspace, v.version, drawn, progress) for v in chosen[1:])
     cross = new[edge.probe_output]
     if edge.bridge is not None:
@@ -230,6 +231,7 @@ def _vectors(
         v2_cross=cross,
         twin=twin[DEFAULT_OUTPUT],
         bridged=None,
+        status_quo=old.get(BASE_OUTPUT) if chosen[0].retuned_from else None,
     )
 
 
@@ -301,10 +303,19 @@ def measured_edges(
         if (probe, stored) not in ways:
             continue
         edge = ways[probe, stored]
-        row = report.row(probe if probe == stored else f"{probe} -> {stored}")
+        row = report.row(_row_of(report, probe, stored))
         measured = {**edge.measured, **_summary(row)}
         found.append(replace(edge, calibration=calibration, measured=measured, report=number))
     return found
+
+
+def _row_of(report: CompatibilityReport, probe: str, stored: str) -> str:
+    """Return the row of an edge; where the gallery's v1 is retuned, the row v1 is another's."""
+    from segue.evaluation.results import RETUNED
+
+    if probe != stored:
+        return f"{probe} -> {stored}"
+    return RETUNED if probe == "v1" and report.has(RETUNED) else probe
 
 
 def _summary(row: Row) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import shutil
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from segue.errors import VectorError
 from segue.files import sha256_bytes
 from segue.images import FaceList, read_faces
 from segue.types import DEFAULT_OUTPUT
+from segue.workspace.retuning import old_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from segue.registry import Version
     from segue.train import HarmonicSettings, Trained, TrainSettings
-    from segue.types import Floats, Progress
+    from segue.types import Progress
     from segue.workspace.core import Workspace
 
     Log = Callable[[int, dict[str, float]], None]
@@ -68,12 +68,7 @@ def train_harmonic(
         settings = replace(settings, image_size=start_version.preprocessing.height)
     faces = read_faces(data).part("train")
     network = registry.network(start_version.version)
-    vectors = _old_vectors(workspace, old_version.version, faces, old_vectors, progress)
-    if vectors.shape[1] != old_version.dimension:
-        raise VectorError(
-            f"the old vectors have dimension {vectors.shape[1]}, {old_version.version} has "
-            f"{old_version.dimension}; they come from another model"
-        )
+    vectors = old_outputs(workspace, old_version, faces, old_vectors, progress)[DEFAULT_OUTPUT]
 
     def harmonic(checkpoint: Path, log: Log) -> Trained:
         return train.train_harmonic(
@@ -142,22 +137,6 @@ def _without_twin(
         if version.name == name and same and version.version not in have:
             return version
     return None
-
-
-def _old_vectors(
-    workspace: Workspace,
-    old: str,
-    faces: FaceList,
-    file: Path | None,
-    progress: Progress,
-) -> Floats:
-    if file is not None:
-        from segue.train import old_vectors_from_file
-
-        return old_vectors_from_file(file, faces)
-    from segue.workspace.measuring import embed_faces
-
-    return embed_faces(workspace, old, faces, progress)[DEFAULT_OUTPUT]
 
 
 def _train_and_register(

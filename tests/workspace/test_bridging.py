@@ -228,7 +228,7 @@ def test_an_old_version_without_a_model_gets_a_bridge_from_its_vectors(bridged, 
     vectors = embed_faces(bridged, "faces/1", everyone)["embedding"]
     paths = [face.path.relative_to(everyone.root).as_posix() for face in everyone.faces]
     np.savez(tmp_path / "old.npz", paths=np.array(paths), vectors=vectors)
-    gone = bridged.registry.register_vectors("gone", dimension=16)
+    gone = bridged.registry.register_vectors("gone", dimension=6)
     made = bridged.train_bridge(
         faces, old=gone.version, new="faces/2", kind="ridge", old_vectors=tmp_path / "old.npz"
     )

@@ -1,0 +1,144 @@
+"""Retuning a deployed version in a workspace: fit, register, train against, evaluate, migrate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segue import Workspace
+from segue.errors import NoModelError, PeopleError, UsageError, VectorError
+from segue.images import read_faces
+from segue.synthetic import write_faces
+from segue.train import HarmonicSettings, TrainSettings
+from segue.workspace.measuring import embed_faces
+
+SMALL = TrainSettings(width=4, image_size=32, steps=6, threads=1, dimension=16)
+FURTHER = HarmonicSettings(image_size=32, head_steps=3, steps=3, threads=1)
+NAME = "faces/1~b1"
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    write_faces(folder, people=60, images=5, size=32, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, faces) -> Workspace:
+    """v1, its retuned vectors as a version, and a v2 that is harmonic with these."""
+    made = Workspace.init(tmp_path_factory.mktemp("retuned") / "w")
+    made.train_base("faces", faces, SMALL, old_only=True)
+    assert made.retune("faces/1", faces).version.version == NAME
+    made.train_base("faces", faces, SMALL)
+    made.train_harmonic(faces, FURTHER, old=NAME, start="faces/2")
+    return made
+
+
+def test_it_is_fitted_on_training_people_and_told_on_others(workspace, faces):
+    """The version says how it was made; it does better on people that it never saw."""
+    version = workspace.registry.resolve(NAME)
+    training = read_faces(faces).part("train")
+    assert version.details["data"] == training.fingerprint
+    assert version.details["people"] == len(training.people)
+    assert version.details["training"]["part"] == "train"
+    measured = version.details["measured"]
+    assert measured["old"].keys() == measured["retuned"].keys() >= {"rank-1"}
+    again = workspace.retune("faces/1", faces)
+    assert (again.version, again.old, again.calibrated) == (version, "faces/1", True)
+    assert again.measured["old"]["rank-1"] == measured["old"]["rank-1"]
+    validation = read_faces(faces).part("validation")
+    own = embed_faces(workspace, "faces/1", validation)["embedding"]
+    mapped = embed_faces(workspace, NAME, validation)
+    assert np.array_equal(mapped["base"], own)
+    assert np.array_equal(mapped["embedding"], again.bridge.apply(own, version="faces/1"))
+
+
+def test_its_edges_are_calibrated_at_once(workspace):
+    """With itself, and with the version that it retunes both ways."""
+    through, own, back = (
+        workspace.registry.edge(*pair)
+        for pair in (("faces/1", NAME), (NAME, NAME), (NAME, "faces/1"))
+    )
+    assert through.bridge is not None
+    assert (back.probe_output, back.stored_output) == ("base", "embedding")
+    assert through.calibration.to_json() == own.calibration.to_json()
+    assert all(edge.calibration for edge in (through, own, back))
+
+
+def test_an_upgrade_from_it_is_compared_with_what_is_deployed(workspace, faces):
+    """The new version's head meets mapped vectors; v1 in the report is the unmapped one."""
+    made = workspace.evaluate_compatibility(NAME, "faces/3", faces, bootstrap=20)
+    report = made.report
+    assert report.has("v1 retuned")
+    validation = read_faces(faces).part("validation").at_most(10, 0)
+    own = embed_faces(workspace, "faces/1", validation)["embedding"]
+    nearest = 2 - 2 * own @ own.T + 9 * np.eye(len(own))
+    labels = validation.labels
+    assert report.row("v1").rank1.value == pytest.approx(
+        np.mean(labels[nearest.argmin(axis=1)] == labels), abs=0.02
+    )
+    edge = workspace.registry.edge("faces/3", NAME)
+    assert (edge.probe_output, edge.stored_output) == ("compatible", "embedding")
+    self_edge = workspace.registry.edge(NAME, NAME)
+    assert self_edge.measured["rank1"] == report.row("v1 retuned").rank1.value
+    told = (made.folder / "report.md").read_text()
+    assert "v1, with which everything is compared, is faces/1" in told
+    assert workspace.doctor() == []
+
+
+def _people(workspace, faces, name, people):
+    gallery = workspace.create_gallery(name, "faces/1")
+    for person in people:
+        workspace.enroll(name, faces / "images" / person, identity=person)
+    return gallery
+
+
+def test_without_a_model_the_vectors_come_from_a_file(workspace, faces, tmp_path):
+    """A vendor's vectors are retuned, trained against and measured from one file."""
+    everyone = read_faces(faces)
+    vectors = embed_faces(workspace, "faces/1", everyone)["embedding"]
+    file = tmp_path / "old.npz"
+    paths = [face.path.relative_to(everyone.root).as_posix() for face in everyone.faces]
+    np.savez(file, paths=np.array(paths), vectors=vectors)
+    workspace.registry.register_vectors("vendor", dimension=16)
+    with pytest.raises(NoModelError):
+        workspace.retune("vendor/1", faces)
+    made = workspace.retune("vendor/1", faces, old_vectors=file)
+    assert made.version.version.startswith("vendor/1~b")
+    same = workspace.retune("faces/1", faces).bridge
+    assert np.allclose(made.bridge.matrix, same.matrix, atol=1e-4)
+    name = made.version.version
+    done, _ = workspace.train_harmonic(
+        faces, FURTHER, old=name, start="faces/2", old_vectors=file, twin=False
+    )
+    assert done.details["old"] == name
+    report = workspace.evaluate_compatibility(
+        name, "faces/2", faces, old_vectors=file, bootstrap=10
+    ).report
+    assert report.has("v1 retuned")
+    with pytest.raises(NoModelError):
+        embed_faces(workspace, name, everyone)
+    training = [face.part == "train" for face in everyone.faces]
+    np.savez(file, paths=np.array(paths)[training], vectors=vectors[training])
+    told = workspace.retune("vendor/1", faces, old_vectors=file, seed=1)
+    assert (told.measured, told.calibrated) == ({}, False)
+    np.savez(file, paths=np.array(paths), vectors=np.eye(8, dtype=np.float32)[[0] * len(paths)])
+    with pytest.raises(VectorError, match="vendor/1 has 16"):
+        workspace.retune("vendor/1", faces, old_vectors=file)
+
+
+def test_wrong_use(workspace, faces, tmp_path):
+    """A retuned version is not retuned, too few people are refused, as is v1 through no map."""
+    with pytest.raises(UsageError, match="retune faces/1 anew"):
+        workspace.retune(NAME, faces)
+    few = tmp_path / "few"
+    write_faces(few, people=12, images=2, size=32, seed=1)
+    before = [v.version for v in workspace.registry.list()]
+    with pytest.raises(PeopleError, match="retuning faces/1 needs"):
+        workspace.retune("faces/1", few)
+    assert [v.version for v in workspace.registry.list()] == before
+    assert json.dumps(workspace.registry.resolve(NAME).to_json())
