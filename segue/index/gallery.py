@@ -18,7 +18,7 @@ from segue.index.erase import erase_items
 from segue.index.nearest import NearestItems
 from segue.index.pending import PendingItems
 from segue.index.query import run_query
-from segue.index.reembed import commit_batch, reembed_items
+from segue.index.reembed import commit_batch, map_items, reembed_items
 from segue.index.remove import remove_rows, remove_unneeded
 from segue.index.search import Searcher
 from segue.index.shelf import Shelf
@@ -26,7 +26,7 @@ from segue.index.staging import WAIT_SECONDS
 from segue.index.stats import count_gallery, sample_rows
 from segue.index.touched import TouchLog
 from segue.index.transfer import normalised, read_file, write_file
-from segue.types import DEFAULT_OUTPUT, check_name, no_progress
+from segue.types import DEFAULT_OUTPUT, VectorMapper, check_name, no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     )
     from segue.index.leases import Lease
     from segue.index.snapshot import View
-    from segue.types import Embedder, Floats, Progress
+    from segue.types import Bools, Embedder, Floats, Progress
 
 
 def list_galleries(database: Database) -> list[str]:
@@ -450,6 +450,10 @@ class Gallery:
         """
         return self._pending.count(target)
 
+    def stored_in(self, version: str) -> Bools:
+        """Return which items have a vector of a version: bool by `seq`."""
+        return self._shelf.reading(lambda view: view.mask(version).copy())
+
     def pending(
         self,
         target: str,
@@ -472,9 +476,15 @@ class Gallery:
     ) -> Reembedded:
         """Embed stored items anew from their images; nothing is written.
 
-        With `check_source`, an image that is not the one enrolled (by sha256) is a failure.
+        With `check_source`, an image that is not the one enrolled (by sha256) is a failure. An
+        embedder that maps another version's vectors (a retuned version) takes those that are
+        stored, and images only of items without one.
         """
         outputs = self.outputs_needed(embedder.version)
+        if isinstance(embedder, VectorMapper):
+            return map_items(
+                self._shelf, items, embedder, embedder, outputs, check_source=check_source
+            )
         return reembed_items(items, embedder, outputs, check_source=check_source)
 
     def commit_reembedded(

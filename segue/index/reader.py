@@ -109,6 +109,28 @@ class SegmentReader:
             raise CorruptSegmentError(path, "it is no readable Parquet file") from error
         return rows_of_table(table, segment.version, segment.output, codec)
 
+    def some(self, segment: Segment, seqs: Ints, codec: str) -> Rows:
+        """Read the row groups of a segment that hold some items, and return these items' rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.root / segment.path
+        stored = self.seqs(segment)  # rows lie in the order of `seq`
+        places = np.flatnonzero(np.isin(stored, seqs))
+        try:
+            with path.open("rb") as content, pq.ParquetFile(content) as file:
+                counts = [
+                    file.metadata.row_group(group).num_rows
+                    for group in range(file.metadata.num_row_groups)
+                ]
+                ends = np.cumsum(counts)
+                groups = np.unique(np.searchsorted(ends, places, side="right"))
+                table = file.read_row_groups(groups.tolist())
+        except (pa.ArrowException, IndexError) as error:
+            raise CorruptSegmentError(path, "it is no readable Parquet file") from error
+        rows = rows_of_table(table, segment.version, segment.output, codec)
+        return rows.take(np.isin(rows.seqs, seqs))
+
     def keep_only(self, segments: Iterable[Segment]) -> None:
         """Forget every other segment."""
         listed = {segment.path for segment in segments}

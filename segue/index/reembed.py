@@ -9,13 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from segue.errors import ImageError, UsageError, VectorError
+from segue.errors import ImageError, NoModelError, UsageError, VectorError
 from segue.files import sha256_bytes
 from segue.images import decode, read_bounded
 from segue.index import catalog
 from segue.index.commit import publish
 from segue.index.items import Reembedded, seqs_of
 from segue.index.rows import rows_of
+from segue.types import DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from segue.index.rows import Rows
     from segue.index.shelf import Shelf
     from segue.index.snapshot import View
-    from segue.types import Bools, Embedder, Floats, Images, Ints
+    from segue.types import Bools, Embedder, Floats, Images, Ints, VectorMapper
 
+
+NO_VECTOR = "it has no stored vector to map, and there is no model for its image"
+"""Why an item has no vector of a version that maps another's vectors."""
 
 NOT_FINITE = "the model gave no usable vector (NaN or infinity)"
 """Why an image that was decoded has no vector."""
@@ -103,6 +107,44 @@ def reembed_items(
         (item.seq, NOT_FINITE) for item, fine in zip(read, good.tolist(), strict=True) if not fine
     ]
     return Reembedded(embedder.version, kept, vectors, tuple(failed))
+
+
+def map_items(
+    shelf: Shelf,
+    items: Sequence[StoredItem],
+    embedder: Embedder,
+    mapper: VectorMapper,
+    outputs: Sequence[str],
+    *,
+    check_source: bool,
+) -> Reembedded:
+    """Map stored vectors of `mapper.base`; items that have none are embedded from their images.
+
+    `mapper` is the embedder. No image of an item with such a vector is read. Nothing is written.
+    """
+    wanted = seqs_of(items)
+    key = (mapper.base, DEFAULT_OUTPUT)
+    seqs, vectors = shelf.reading(lambda view: view.vectors_of(key, wanted))
+    by_seq = {item.seq: item for item in items}
+    kept = tuple(by_seq[seq] for seq in seqs.tolist())
+    mapped = mapper.embed_vectors(vectors) if kept else {}
+    stored = set(seqs.tolist())
+    without = [item for item in items if item.seq not in stored]
+    if not without:
+        found = {output: mapped[output] for output in outputs} if kept else {}
+        return Reembedded(embedder.version, kept, found)
+    try:
+        rest = reembed_items(without, embedder, outputs, check_source=check_source)
+    except NoModelError:
+        failed = tuple((item.seq, NO_VECTOR) for item in without)
+        rest = Reembedded(embedder.version, (), {}, failed)
+    parts = [part for part in ((kept, mapped), (rest.items, rest.vectors)) if part[0]]
+    return Reembedded(
+        embedder.version,
+        tuple(item for some, _ in parts for item in some),
+        {o: np.concatenate([vectors[o] for _, vectors in parts]) for o in outputs if parts},
+        rest.failed,
+    )
 
 
 def _check_same(content: bytes, sha256: str | None) -> None:

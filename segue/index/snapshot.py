@@ -205,12 +205,27 @@ class View:
             if len(part)
         ]
 
+    def vectors_of(self, key: tuple[str, str], seqs: Ints) -> tuple[Ints, Floats]:
+        """Do as `vectors`, of some items only; those without a row of the key are left out."""
+        parts = [
+            self.reader.some(segment, seqs, self.row.codec)
+            for segment in self.segments(key)
+            if np.isin(seqs, self.reader.seqs(segment)).any()
+        ]
+        if key in self.snapshot.fresh:
+            rows = self.snapshot.fresh[key]
+            parts.append(rows.take(np.isin(rows.seqs, seqs)))
+        return _joined([part.without(self.snapshot.dead) for part in parts], self.row.codec)
+
     def vectors(self, key: tuple[str, str]) -> tuple[Ints, Floats]:
         """Return `seq` int64 [N], sorted, and unit vectors float32 [N, d] of one key."""
-        parts = self.rows(key)
-        if not parts:
-            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
-        seqs = np.concatenate([part.seqs for part in parts])
-        vectors = np.concatenate([part.vectors(self.row.codec) for part in parts])
-        order = np.argsort(seqs)
-        return seqs[order], vectors[order]
+        return _joined(self.rows(key), self.row.codec)
+
+
+def _joined(parts: Sequence[Rows], codec: str) -> tuple[Ints, Floats]:
+    if not parts:
+        return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
+    seqs = np.concatenate([part.seqs for part in parts])
+    vectors = np.concatenate([part.vectors(codec) for part in parts])
+    order = np.argsort(seqs)
+    return seqs[order], vectors[order]

@@ -12,6 +12,7 @@ from segue import database as tables
 from segue.errors import UnmeasuredEdgeError, UsageError
 from segue.index.reembed import source_path
 from segue.migrations.plan import BLUE_GREEN, MIXED, Plan, check_choices, edge_name
+from segue.migrations.serving import VECTORS_ONLY
 from segue.types import utc_now
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from segue.database import Database
     from segue.index import Gallery, StoredItem
-    from segue.registry import Registry
+    from segue.registry import Registry, Version
     from segue.types import Embedder
 
 SAMPLE = 32
@@ -47,7 +48,7 @@ def make_plan(
 
     Raises:
         UnknownVersionError: no such version.
-        UsageError: the gallery is served by the target already.
+        UsageError: the gallery is served by the target already, or has nothing that it maps.
         UnknownNameError: an unknown strategy or order.
     """
     check_choices(strategy, order, batch)
@@ -58,6 +59,7 @@ def make_plan(
     report = registry.report(old.version, new.version)
     wanted = {edge_name(new.version, stored) for stored in (old.version, new.version)}
     go = report is not None and report.go and wanted <= edges.keys()
+    _check_mappable(registry, gallery, new)
     to_migrate = gallery.count_pending(new.version)
     waiting = gallery.pending(new.version, order="oldest", limit=to_migrate) if look else []
     width = sum(new.outputs[output] for output in gallery.outputs_needed(new.version))
@@ -71,7 +73,7 @@ def make_plan(
         batch=batch,
         items=gallery.count_items(),
         to_migrate=to_migrate,
-        missing_sources=sum(not _is_there(item) for item in waiting),
+        missing_sources=_count_missing(registry, gallery, new, waiting),
         bridge=_fitted_bridge(database, old.version, new.version),
         bytes=to_migrate * width * (1 if gallery.codec == "int8" else 4),
         seconds=_estimate(gallery, waiting, embedder, clock),
@@ -106,6 +108,35 @@ def _fitted_bridge(database: Database, source: str, target: str) -> int | None:
             )
         )
     return None if found is None else int(found)
+
+
+def _check_mappable(registry: Registry, gallery: Gallery, new: Version) -> None:
+    """Refuse a retuned version of which no item could get a vector.
+
+    Raises:
+        UsageError: nothing stored can be mapped, and there is no model for the images.
+    """
+    base = new.retuned_from
+    if base is None or registry.resolve(base).kind != VECTORS_ONLY:
+        return
+    if gallery.count_items() and not gallery.stored_in(base).any():
+        raise UsageError(
+            f"gallery {gallery.name!r} holds no vectors of {base}, which {new.version} maps; "
+            f"it is served by {gallery.serving}"
+        )
+
+
+def _count_missing(
+    registry: Registry, gallery: Gallery, new: Version, waiting: list[StoredItem]
+) -> int:
+    """Return how many items have neither an image to embed nor a stored vector that `new` maps."""
+    base = new.retuned_from
+    if base is None:
+        return sum(not _is_there(item) for item in waiting)
+    mapped = gallery.stored_in(base)
+    without = [item for item in waiting if not mapped[item.seq]]
+    has_model = registry.resolve(base).kind != VECTORS_ONLY
+    return sum(not (has_model and _is_there(item)) for item in without)
 
 
 def _is_there(item: StoredItem) -> bool:

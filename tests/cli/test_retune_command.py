@@ -33,4 +33,18 @@ def test_retuning_by_commands_from_training_to_a_search(segue, workspace, faces)
     refused = run("train", "retune", "--old", "faces/1~b1", "--data", faces, code=2)
     assert refused.err.count("\n") == 1
     assert "retune faces/1 anew" in refused.err
+    for command in ("start", "run", "verify", "cutover"):
+        run("migrate", command, "people", *(("--to", "faces/1~b1") if command == "start" else ()))
+    image = faces / "images" / "drawn0001" / "drawn0001_0001.png"
+    (found,) = json.loads(run("search", "people", image, "-k", 1, "--json").out)
+    assert found["hits"][0]["item_id"] == "drawn0001_0001.png"
+    assert found["hits"][0]["version"] == "faces/1~b1"
+    run("migrate", "complete", "people", "--yes")
+    backup = workspace.parent / "backup"
+    run("backup", backup)
+    again = workspace.parent / "again"
+    assert segue("-w", again, "init").code == 0
+    assert segue("-w", again, "restore", backup, "--yes").code == 0
+    assert segue("-w", again, "doctor").out == "nothing wrong\n"
+    assert "faces/1~b1" in segue("-w", again, "models", "list").out
     assert run("doctor").out == "nothing wrong\n"

@@ -392,3 +392,25 @@ def test_two_galleries_do_not_know_each_other(world):
     assert second.count_pending("faces/2") == 2
     assert len(second.search(probe("faces/1", unit(1)))[0]) == 2
     assert first.check() == second.check() == []
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_vectors_of_some_items_are_those_of_all(world, fresh):
+    """Read by row group, from several segments and fresh rows, without what is erased."""
+    gallery = world.create()
+    for part in range(3):
+        items = [NewItem(f"i{part}-{n}") for n in range(40)]
+        vectors = {"embedding": unit(40, seed=part)}
+        gallery.enroll_vectors(items, "faces/1", vectors, fresh=fresh and part == 2)
+    gallery.erase(["i0-3", "i2-3"])
+    view = gallery._shelf.view()
+    seqs, vectors = view.vectors(("faces/1", "embedding"))
+    draw = np.random.default_rng(0)
+    for count in (0, 1, 7, 120):
+        wanted = draw.permutation(130)[:count]
+        some, found = view.vectors_of(("faces/1", "embedding"), wanted)
+        kept = np.isin(seqs, wanted)
+        assert np.array_equal(some, seqs[kept])
+        assert np.array_equal(found, vectors[kept]) or not kept.any()
+    assert gallery.stored_in("faces/1").sum() == 118
+    assert not gallery.stored_in("faces/2").any()
