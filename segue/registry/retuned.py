@@ -198,6 +198,8 @@ def _known(connection: sa.Connection, bridge: Bridge, origin: Version) -> str | 
         table.c.kind == RETUNING, table.c.source == origin.version
     )
     for target, sha256 in connection.execute(query):
+        if VersionId.parse(target).bridge is None:
+            continue  # it maps probes for a version that was trained against the retuned one
         if sha256_bytes(replace(bridge, target_version=target).to_bytes()) == sha256:
             return str(target)
     return None

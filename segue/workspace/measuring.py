@@ -260,7 +260,8 @@ def _store(
             number = registry.save_report(
                 old.version, new.version, folder, gate.to_json(), connection=connection
             )
-            for edge in measured_edges(old, new, report, number, cross):
+            edges = measured_edges(old, new, report, number, cross)
+            for edge in [*edges, *through_base(workspace, old, new, edges)]:
                 write_edge(connection, workspace.root, edge)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -307,6 +308,25 @@ def measured_edges(
         measured = {**edge.measured, **_summary(row)}
         found.append(replace(edge, calibration=calibration, measured=measured, report=number))
     return found
+
+
+def through_base(
+    workspace: Workspace, old: Version, new: Version, edges: Sequence[Edge]
+) -> list[Edge]:
+    """Return how probes of the version that `old` retunes are compared with `new`.
+
+    They take the map that made `old`, so that what was measured of old -> new is true of them:
+    application servers that still embed by the deployed version find what is migrated.
+    """
+    if old.retuned_from is None:
+        return []
+    bridge = workspace.registry.bridge(int(old.details["bridge"]))
+    onward = replace(bridge, target_version=new.version, target_fingerprint=new.fingerprint)
+    return [
+        replace(edge, probe=old.retuned_from, probe_output=DEFAULT_OUTPUT, bridge=onward)
+        for edge in edges
+        if (edge.probe, edge.stored) == (old.version, new.version)
+    ]
 
 
 def _row_of(report: CompatibilityReport, probe: str, stored: str) -> str:

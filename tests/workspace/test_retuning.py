@@ -11,6 +11,7 @@ import pytest
 from segue import Workspace
 from segue.errors import NoModelError, PeopleError, UsageError, VectorError
 from segue.images import read_faces
+from segue.index import Probe
 from segue.synthetic import write_faces
 from segue.train import HarmonicSettings, TrainSettings
 from segue.workspace.measuring import embed_faces
@@ -88,6 +89,40 @@ def test_an_upgrade_from_it_is_compared_with_what_is_deployed(workspace, faces):
     told = (made.folder / "report.md").read_text()
     assert "v1, with which everything is compared, is faces/1" in told
     assert workspace.doctor() == []
+
+
+def test_probes_of_the_deployed_version_find_everything_on_the_way(workspace, faces):
+    """They take the map: while v1's vectors are stored, when retuned, and half migrated to v2."""
+    workspace.evaluate_compatibility(NAME, "faces/3", faces, bootstrap=10)
+    onward = workspace.registry.edge("faces/1", "faces/3")
+    assert (onward.stored_output, onward.bridge.target_version) == ("compatible", "faces/3")
+    known = workspace.registry.edge(NAME, "faces/3").calibration
+    assert onward.calibration.to_json() == known.to_json()
+    workspace.calibrate("faces/1", faces)
+    gallery = _people(workspace, faces, "people", ["drawn0001", "drawn0005"])
+    old = gallery.sql("select item_id from live order by item_id")[1]
+    vectors = np.stack([gallery.item(item_id)[0].vector for (item_id,) in old])
+    probe = Probe("faces/1", {"embedding": vectors})
+
+    def distances():
+        found = gallery.search(probe, k=10)
+        return [{hit.item_id: hit for hit in hits} for hits in found]
+
+    workspace.start(workspace.plan("people", NAME))
+    first = workspace.migration("people")
+    first.run()
+    first.verify()
+    first.cutover()
+    first.complete(yes=True)
+    for (item_id,), hits in zip(old, distances(), strict=True):
+        assert len(hits) == 10
+        assert hits[item_id].distance < 1e-6
+    plan = workspace.plan("people", "faces/3", strategy="mixed", batch=5)
+    workspace.start(plan, force="a test")
+    workspace.migration("people").run(limit=5)
+    for hits in distances():
+        assert {hit.version for hit in hits.values()} == {NAME, "faces/3"}
+        assert all(hit.far is not None for hit in hits.values())
 
 
 def _people(workspace, faces, name, people):
