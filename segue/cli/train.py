@@ -247,7 +247,8 @@ def _bridge_text(made: TrainedBridge, data: Path) -> str:
 def retune(context: click.Context, /, data: Path, old: str, as_json: bool, **given: Any) -> None:
     """Fit a map of v1's own vectors, from them and labels alone; register OLD~bN.
 
-    Fitted on all people of part `train`; told on part `validation`.
+    Fitted on all people of part `train`; told on part `validation`. A gallery's stored vectors are
+    mapped by a migration to the registered version, which reads no image.
     """
     workspace = open_workspace(context)
     with progress_bar() as progress:
@@ -278,7 +279,7 @@ def _retuned_text(made: Retuned, data: Path) -> str:
         lines.append(f"not calibrated: `segue calibrate {name} --data {data}`")
     lines.append(
         f"next: `segue train harmonic --old {name}`; stored vectors are mapped by "
-        f"`segue migrate start GALLERY --to {name}`"
+        f"`segue migrate start GALLERY --to {name} --batch 20000`, without images"
     )
     return "\n".join(lines)
 

@@ -117,7 +117,8 @@ class Workspace:
         """Train `start` on to be harmonic with `old`, and its twin; return both versions.
 
         `old_vectors` names a file with v1's vectors of the training images, for an old version
-        that has no model.
+        that has no model. `old` may be a retuned version; such a file then holds the vectors of
+        the version that it retunes, which are mapped.
         """
         from segue.workspace import training
 
@@ -249,8 +250,10 @@ class Workspace:
     ) -> Compatibility:
         """Measure an upgrade on people kept out of training; store edges, report and gate.
 
-        `old_vectors` names a file with v1's vectors of the images, for an old version that has no
-        model; its form is that of `train_harmonic`.
+        Where `old` is a retuned version, the gallery holds its vectors, and everything is compared
+        with the version that it retunes, which is deployed. `old_vectors` names a file with v1's
+        vectors of the images, for an old version that has no model; its form is that of
+        `train_harmonic`.
         """
         from segue.workspace import measuring
 

@@ -23,7 +23,7 @@ def test_retuning_by_commands_from_training_to_a_search(segue, workspace, faces)
     told = run(*fit).out
     assert "faces/1~b1 (retuned faces/1): fitted on" in told
     assert "on validation people" in told
-    assert "segue migrate start GALLERY --to faces/1~b1" in told
+    assert "segue migrate start GALLERY --to faces/1~b1 --batch 20000" in told
     value = json.loads(run(*fit, "--json").out)
     assert (value["version"], value["old"]) == ("faces/1~b1", "faces/1")
     assert value["measured"].keys() == {"old", "retuned"}
