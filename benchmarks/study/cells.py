@@ -32,6 +32,7 @@ CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1, FOREIGN: 1, HEAD: 1, RETUNED: 1}
 LATER: dict[str, Any] = {
     "head_last": False,
     "head_reuse": 1,
+    "own_contrast": 0.0,
     "mine_every": 0,
     "mine_images": 2000,
 }
@@ -42,7 +43,10 @@ _HEAD = (
     *("loss", "loss_settings", "head_steps", "head_learning_rate", "head_dropout", "seed"),
     *("weight_decay", "warmup", "people_per_batch", "images_per_person", "singles_per_batch"),
 )
-_TIE = ("loss", "loss_settings", "cross_weight", "separate_head", "head_dropout")
+_TIE = (
+    *("loss", "loss_settings", "cross_weight", "separate_head", "head_dropout"),
+    "own_contrast",
+)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ ABLATIONS = (
         "segue, no tie before",
         "segue",
         "The whole network is trained without v1, then the head.",
-        further(cross_weight=0.0),
+        further(cross_weight=0.0, own_contrast=0.0),
     ),
     ablation(
         "segue, head first",
@@ -250,6 +250,12 @@ ABLATIONS = (
         "segue",
         "Each batch's features serve one step of the head.",
         further(head_steps=HEAD_BATCHES, head_reuse=1),
+    ),
+    ablation(
+        "segue, own output untied",
+        "segue",
+        "The own output knows nothing of v1.",
+        further(own_contrast=0.0),
     ),
     ablation("segue, weight .3", "segue", "The tie weighs 0.3.", further(cross_weight=0.3)),
     ablation("segue, weight 1", "segue", "The tie weighs 1.", further(cross_weight=1.0)),

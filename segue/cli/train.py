@@ -94,6 +94,9 @@ def base(
     help="Compare v1 with an output of its own, or with the one output, drawn anew first.",
 )
 @click.option("--head-dropout", type=float, help="Share of features a separate head lacks.")
+@click.option(
+    "--own-contrast", type=float, help="Weight of v1's tie to v2's own output; 0 leaves it free."
+)
 @click.option("--head-steps", type=int, help="Batches of the stage of the heads alone.")
 @click.option("--head-reuse", type=int, help="Steps that a batch's features serve there.")
 @click.option("--steps", type=int, help="Batches of the stage of the whole network.")

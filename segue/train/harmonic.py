@@ -10,7 +10,7 @@ import torch
 from segue.arrays import check_vectors
 from segue.errors import TrainingError, VectorError
 from segue.files import sha256_bytes
-from segue.harmonic import apply_loss
+from segue.harmonic import ContraRactLoss, apply_loss
 from segue.networks import build_network, save_weights
 from segue.networks.preprocess import prepare
 from segue.train.base import check_people
@@ -65,6 +65,9 @@ def train_harmonic(
     `separate_head` is set or the dimensions differ, and `embedding` goes on from where it is; else
     it is `embedding` itself, drawn anew as in the paper.
 
+    Beside a separate head `embedding` has a light tie too, `own_contrast` times `contra_ract`,
+    where it has v1's dimension: not to be compared with v1, but because it makes v2 itself better.
+
     With `mine_every`, the tying loss's triplets are mined offline, from the latest checkpoint; the
     self loss mines in each of the batches that are drawn from them.
 
@@ -88,6 +91,7 @@ def train_harmonic(
         raise VectorError(f"{len(old)} old vectors for {len(faces)} faces; give one for each")
     tying = tying_loss(settings.loss, settings, settings.loss_settings)
     own = own_loss(make_settled_loss(settings.self_loss, settings, settings.self_loss_settings))
+    contrast = ContraRactLoss()
     labels = faces.labels
     frozen = torch.from_numpy(old)
     known = old_inputs(tying, frozen, torch.from_numpy(labels))
@@ -102,21 +106,26 @@ def train_harmonic(
 
     def objective(outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         labels = batch.labels
+        old_batch = frozen[torch.from_numpy(batch.rows)].to(labels.device)
         cross = apply_loss(
             tying,
             outputs[compared],
             labels,
-            old_vectors=frozen[torch.from_numpy(batch.rows)].to(labels.device),
+            old_vectors=old_batch,
             class_weights=weights,
             triplets=batch.triplets,
             **{name: value.to(labels.device) for name, value in known.items()},
         )
         if batch.stage.trained == COMPATIBLE:
             return {"cross": cross}
-        return {
-            "self": settings.self_weight * own(outputs[DEFAULT_OUTPUT], labels),
+        new = outputs[DEFAULT_OUTPUT]
+        terms = {
+            "self": settings.self_weight * own(new, labels),
             "cross": settings.cross_weight * cross,
         }
+        if settings.own_contrast and new.shape[1] == old_batch.shape[1]:
+            terms["contrast"] = settings.own_contrast * contrast(new, labels, old_batch)
+        return terms
 
     def begin(images: Images, preprocessing: Preprocessing) -> Trainee:
         if not apart:

@@ -13,6 +13,7 @@ FACENET_STAGES: dict[str, Any] = {
     "head_steps": 150,
     "head_learning_rate": 2e-3,
     "head_reuse": 1,
+    "own_contrast": 0.0,
 }
 """Settings of one output, drawn anew and trained alone before the whole network."""
 
@@ -130,6 +131,7 @@ class HarmonicSettings(LoopSettings):
     cross_weight: float = 0.1  # of the tying loss, while the whole network is trained
     separate_head: bool = True  # v1 is compared with through a head of its own, `compatible`
     head_dropout: float = 0.5  # share of the features that a separate head does not see
+    own_contrast: float = 0.1  # of `contra_ract` on the own output, where that has v1's dimension
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,7 +146,9 @@ class HarmonicSettings(LoopSettings):
             )
         if self.head_last and not self.separate_head:
             raise UsageError("head_last trains the separate head; set separate_head too")
-        for name in ("self_weight", "cross_weight", "head_dropout"):
+        if self.own_contrast and not self.separate_head:
+            raise UsageError("own_contrast stands beside a separate head; set separate_head, or 0")
+        for name in ("self_weight", "cross_weight", "head_dropout", "own_contrast"):
             check_number(name, getattr(self, name))
         if self.head_dropout >= 1:
             raise UsageError(f"head_dropout {self.head_dropout!r} is a share below 1")

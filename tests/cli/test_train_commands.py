@@ -99,7 +99,7 @@ def test_a_base_training_takes_a_precision(segue, workspace, faces):
         (("--loss-setting", "temperature=1", "--loss-setting", "temperature=2"), "each name once"),
         (("--loss-setting", "warmth=1"), "does not take these settings"),
         (("--loss-setting", "temperature=-1"), "temperature -1"),
-        (("--loss-setting", "temperature=cold"), "does not take these settings"),
+        (("--loss-setting", "temperature=cold"), "is no number"),
         (("--head-dropout", "1.5"), "head_dropout 1.5"),
         (("--cross-weight", "-1"), "cross_weight -1"),
         (("--head-reuse", "0"), "head_reuse 0"),

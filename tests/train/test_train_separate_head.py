@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from train_world import HARMONIC
 
+from segue.errors import UsageError
 from segue.networks import EmbeddingNetwork, TorchRunner, embed
 from segue.train import train_harmonic
 from segue.train.trainee import ALL, COMPATIBLE, PARTS, SeparateHeadTrainee, Trainee
@@ -123,3 +124,36 @@ def test_dropout_changes_what_is_learned(faces, v2, old_vectors):
         for share in (0.0, 0.5)
     ]
     assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("change", "tied"),
+    [
+        ({}, True),
+        ({"own_contrast": 0.0}, False),
+        ({"separate_head": False, "head_last": False, "own_contrast": 0.0}, False),
+    ],
+)
+def test_the_own_output_is_tied_lightly_beside_a_separate_head(
+    faces, v2, old_vectors, change, tied
+):
+    """`own_contrast` adds a term while the whole network is trained; 0 and one output have none."""
+    chosen = dataclasses.replace(HARMONIC, **{"log_every": 1, **change})
+    trained = train_harmonic(faces, chosen, start=v2.network, old_vectors=old_vectors)
+    told = [entry.get("loss_contrast") for entry in trained.history]
+    whole = chosen.steps if tied else 0
+    assert sum(value is not None for value in told) == whole
+    assert all(value > 0 for value in told if value is not None)
+
+
+def test_an_own_output_of_another_dimension_is_left_free(faces, v2, old_vectors):
+    """Dimension 6 against 5: there is nothing of v1 that it could be held against."""
+    shorter = old_vectors[:, :5] / np.linalg.norm(old_vectors[:, :5], axis=1, keepdims=True)
+    trained = train_harmonic(faces, HARMONIC, start=v2.network, old_vectors=shorter)
+    assert all("loss_contrast" not in entry for entry in trained.history)
+
+
+def test_a_tie_of_the_own_output_needs_a_separate_head():
+    """On one output the tying loss is there already."""
+    with pytest.raises(UsageError, match="own_contrast"):
+        dataclasses.replace(HARMONIC, separate_head=False, head_last=False)
