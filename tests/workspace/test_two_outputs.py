@@ -15,6 +15,7 @@ from segue.images import read_faces
 from segue.index import Probe
 from segue.synthetic import write_faces
 from segue.train import HarmonicSettings, TrainSettings
+from segue.types import BASE_OUTPUT
 from segue.workspace.lineage import edge_outputs
 
 SMALL = TrainSettings(width=4, image_size=32, steps=4, threads=1, dimension=16)
@@ -202,7 +203,7 @@ class Lineage:
     def __init__(self):
         self.known = {}
 
-    def add(self, version, outputs, *, old=None, kind="network", fingerprint=None):
+    def add(self, version, outputs, *, old=None, kind="network", fingerprint=None, base=None):
         details = {} if old is None else {"old": old}
         self.known[version] = SimpleNamespace(
             version=version,
@@ -210,6 +211,7 @@ class Lineage:
             details=details,
             kind=kind,
             fingerprint=fingerprint or version,
+            retuned_from=base,
         )
         return self.known[version]
 
@@ -245,4 +247,13 @@ def test_lineage_decides_and_dimensions_only_where_nothing_is_known():
     for probe, stored in ((one, other), (orphan, v1), (v1, orphan)):
         with pytest.raises(EvaluationError, match=r"segue train bridge"):
             outputs(probe, stored)
+    retuned = registry.add("a/1~b1", {OWN: 8, BASE_OUTPUT: 8}, kind="mapped", base="a/1")
+    harmonic = registry.add("h/1", {OWN: 12, HEAD: 8}, old="a/1~b1")
+    assert outputs(retuned, v1) == (BASE_OUTPUT, OWN)
+    assert outputs(harmonic, retuned) == (HEAD, OWN)
+    assert outputs(retuned, harmonic) == (OWN, HEAD)
+    with pytest.raises(EvaluationError, match="through the map"):
+        outputs(v1, retuned)
+    with pytest.raises(EvaluationError, match=r"segue train bridge"):
+        outputs(harmonic, v1)
     assert outputs(other, orphan) == (OWN, OWN)
