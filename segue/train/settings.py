@@ -112,7 +112,7 @@ class HarmonicSettings(LoopSettings):
     """Settings of `train_harmonic` and its twin: a stage for the whole network, one for the heads.
 
     `steps` and `learning_rate` are those of the whole network. The defaults are the recipe that
-    did best in the study (docs/results.md); `paper_settings` are FaceNet's.
+    does best in the study so far (docs/results.md); `paper_settings` are FaceNet's.
 
     Published losses have weights of their own: `bct` and `lce` stand beside v2's own loss with a
     `cross_weight` of 1, `hoc` with 0.1. `mixbct` takes the place of v2's own loss: `self_weight` 0

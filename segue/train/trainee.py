@@ -127,10 +127,11 @@ class SeparateHeadTrainee(Trainee):
         network = super().finish()
         head = network.heads[COMPATIBLE_OUTPUT]
         assert isinstance(head, nn.Linear)
-        mean, scale = self.mean.to("cpu"), self.scale.to("cpu")
+        mean, scale = self.mean.to("cpu").double(), self.scale.to("cpu").double()
         with torch.no_grad():
-            head.weight.div_(scale)
-            head.bias.sub_(head.weight @ mean)
+            weight = head.weight.double() / scale
+            head.bias.copy_(head.bias.double() - weight @ mean)
+            head.weight.copy_(weight)
         return network
 
 

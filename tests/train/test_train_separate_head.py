@@ -43,8 +43,10 @@ def test_a_finished_network_gives_what_the_trained_one_gave(seed, lift, spread, 
     with torch.no_grad():
         before = trainee.eval().embed(features)
         after = trainee.finish().embed_features(features)
+    # float32 cancels what lies far from the features' spread: |mean| / scale of its precision.
+    lost = 1e-6 * (1 + float(trainee.mean.abs().max() / trainee.scale))
     for output in (DEFAULT_OUTPUT, COMPATIBLE_OUTPUT):
-        torch.testing.assert_close(after[output], before[output], atol=1e-5, rtol=0)
+        torch.testing.assert_close(after[output], before[output], atol=1e-5 + lost, rtol=0)
     assert list(before) == list(after)
 
 
