@@ -250,10 +250,9 @@ class Workspace:
     ) -> Compatibility:
         """Measure an upgrade on people kept out of training; store edges, report and gate.
 
-        Where `old` is a retuned version, the gallery holds its vectors, and everything is compared
-        with the version that it retunes, which is deployed. `old_vectors` names a file with v1's
-        vectors of the images, for an old version that has no model; its form is that of
-        `train_harmonic`.
+        Everything is compared with `old` as it is: a gallery that was moved to a retuned version
+        must not fall below that. `old_vectors` names a file with v1's vectors of the images, for an
+        old version that has no model; its form is that of `train_harmonic`.
         """
         from segue.workspace import measuring
 

@@ -21,7 +21,7 @@ from segue.errors import (
 from segue.files import translated
 from segue.images import FaceList, decode, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
-from segue.types import BASE_OUTPUT, DEFAULT_OUTPUT, no_progress
+from segue.types import DEFAULT_OUTPUT, no_progress
 from segue.workspace.lineage import edge_outputs
 from segue.workspace.retuning import old_outputs
 
@@ -153,8 +153,8 @@ def compatibility(
         note = f"{NOTICE}. {note}"
     if old_version.retuned_from is not None:
         note = (
-            f"{note}. The gallery holds {old_version.version}; v1, with which everything is "
-            f"compared, is {old_version.retuned_from}, deployed today"
+            f"{note}. v1, with which everything is compared, is {old_version.version}, the retuned "
+            f"{old_version.retuned_from}: what a gallery serves that was moved to it"
         )
     if edge.bridge is not None:
         note = f"{note}. v2 is compared with v1 through the bridge of its edge"
@@ -231,7 +231,6 @@ def _vectors(
         v2_cross=cross,
         twin=twin[DEFAULT_OUTPUT],
         bridged=None,
-        status_quo=old.get(BASE_OUTPUT) if chosen[0].retuned_from else None,
     )
 
 
@@ -304,7 +303,7 @@ def measured_edges(
         if (probe, stored) not in ways:
             continue
         edge = ways[probe, stored]
-        row = report.row(_row_of(report, probe, stored))
+        row = report.row(_row_of(probe, stored))
         measured = {**edge.measured, **_summary(row)}
         found.append(replace(edge, calibration=calibration, measured=measured, report=number))
     return found
@@ -329,13 +328,9 @@ def through_base(
     ]
 
 
-def _row_of(report: CompatibilityReport, probe: str, stored: str) -> str:
-    """Return the row of an edge; where the gallery's v1 is retuned, the row v1 is another's."""
-    from segue.evaluation.results import RETUNED
-
-    if probe != stored:
-        return f"{probe} -> {stored}"
-    return RETUNED if probe == "v1" and report.has(RETUNED) else probe
+def _row_of(probe: str, stored: str) -> str:
+    """Return the row of an edge."""
+    return probe if probe == stored else f"{probe} -> {stored}"
 
 
 def _summary(row: Row) -> dict[str, Any]:
