@@ -33,7 +33,7 @@ STEPS, RATE, DECAY = 500, 3e-3, 1e-2
 TEMPERATURE, BALANCE = 0.07, 0.5
 """Of the contrastive loss; see `HarmonicContrastLoss`."""
 
-PEOPLE, IMAGES, SINGLES = 64, 4, 64
+PEOPLE, IMAGES, SINGLES = 256, 4, 256
 """Of a batch: people with two images or more, most images of each, and people with one image."""
 
 LEAST_PEOPLE = 10
