@@ -15,7 +15,7 @@ if ROOT not in sys.path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The short study's folder, trained and measured on part validation."""
-    from benchmarks.study.__main__ import main
+    from benchmarks.study.command import main
 
     out = tmp_path_factory.mktemp("study")
     assert main(["--short", "--out", str(out)]) == 0

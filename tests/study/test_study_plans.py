@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.study import __main__ as command
+from benchmarks.study import command
 from benchmarks.study import cells, frozen, recipes, short
 from benchmarks.study.cells import all_cells, batches, describe, models_of
 from benchmarks.study.foreign import ForeignModel, apply_head, train_head

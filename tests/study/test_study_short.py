@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.study import __main__ as command
+from benchmarks.study import command
 from benchmarks.study import measure, short, training
 from benchmarks.study.cells import all_cells, models_of
 from benchmarks.study.people import CALIBRATION, TEST, VALIDATION, People
