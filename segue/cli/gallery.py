@@ -18,13 +18,12 @@ from segue.cli.common import (
     table,
     yes_option,
 )
-from segue.errors import UnmeasuredEdgeError, UsageError
+from segue.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from segue.index import Hit, Threshold
-    from segue.workspace import Workspace
+    from segue.index import AppliedThreshold, Hit, Threshold
 
 
 LEAST_SHOWN = 1e-12
@@ -37,9 +36,13 @@ def threshold_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--extrapolate", is_flag=True, help="Allow a FAR below what calibration measured."
         ),
-        click.option("--for-version", help="The version that --distance or --cosine is of."),
-        click.option("--cosine", type=float, help="A cosine similarity in use with v1."),
-        click.option("--distance", type=float, help="A squared distance in use with v1."),
+        click.option(
+            "--for-version",
+            help="The version in whose scale --distance or --cosine is; the one that the gallery "
+            "was served by first if none is named.",
+        ),
+        click.option("--cosine", type=float, help="A cosine similarity in use today."),
+        click.option("--distance", type=float, help="A squared distance in use today."),
         click.option("--false-hits", type=float, help="Expected false hits per search."),
         click.option("--far", type=float, help="A false accept rate."),
     ):
@@ -65,13 +68,15 @@ def make_threshold(
         raise click.UsageError("give one of --far, --false-hits, --distance and --cosine")
     if for_version is not None and distance is None and cosine is None:
         raise click.UsageError("--for-version goes with --distance or --cosine")
-    if extrapolate and far is None and false_hits is None:
-        raise click.UsageError("--extrapolate goes with --far or --false-hits")
+    if extrapolate and not given:
+        raise click.UsageError(
+            "--extrapolate goes with --far, --false-hits, --distance or --cosine"
+        )
     version = None
     if for_version is not None:
         version = open_workspace(context).registry.resolve(for_version).version
     if cosine is not None:
-        return Threshold.from_cosine(cosine, version)
+        return Threshold.from_cosine(cosine, version, extrapolate=extrapolate)
     if not given:
         return None
     return Threshold(
@@ -278,17 +283,15 @@ def verify(
     threshold = make_threshold(context, **stated)
     if threshold is None:
         raise click.UsageError("give a threshold: --far, --false-hits, --distance or --cosine")
-    workspace = open_workspace(context)
-    warn_if_extrapolated(workspace, name, threshold)
-    result = workspace.verify_images(name, first, second, threshold)
+    result = open_workspace(context).verify_images(name, first, second, threshold)
+    warn_if_extrapolated(result.threshold)
     rate = "not calibrated" if result.far is None else f"FAR {result.far:.2e}"
+    answer = "same" if result.same else "different"
+    told = f"{answer} (squared distance {result.distance:.4f}, {rate})"
     emit(
         asdict(result),
         as_json,
-        lambda: (
-            f"{'same' if result.same else 'different'} "
-            f"(squared distance {result.distance:.4f}, {rate})"
-        ),
+        lambda: "\n".join([told, *threshold_lines(result.threshold)]),
     )
 
 
@@ -373,23 +376,33 @@ def search(
         raise click.UsageError("give image files or --vector FILE, one of them")
     threshold = make_threshold(context, **stated)
     workspace = open_workspace(context)
-    warn_if_extrapolated(workspace, name, threshold)
+    opened = workspace.gallery(name)
     if vector is not None:
         probe = _read_probe(context, name, vector, reference, output)
-        found = workspace.gallery(name).search(probe, k=k, threshold=threshold)
+        applied = opened.check_search(threshold, version=probe.version)
+        warn_if_extrapolated(applied)
+        found = opened.search(probe, k=k, threshold=threshold)
         labels = [f"{vector}[{row}]" for row in range(len(found))]
     else:
+        applied = opened.check_search(threshold)
+        warn_if_extrapolated(applied)
         found = workspace.search(
             name, images, k=k, threshold=threshold, inline_milliseconds=inline_ms
         )
         labels = [str(path) for path in images]
+    told = None if applied is None else asdict(applied)
     emit(
         [
-            {"probe": p, "hits": [asdict(h) for h in hits]}
+            {"probe": p, "threshold": told, "hits": [asdict(h) for h in hits]}
             for p, hits in zip(labels, found, strict=True)
         ],
         as_json,
-        lambda: "\n\n".join(_show(p, hits) for p, hits in zip(labels, found, strict=True)),
+        lambda: "\n\n".join(
+            [
+                *(_show(p, hits) for p, hits in zip(labels, found, strict=True)),
+                *threshold_lines(applied),
+            ]
+        ),
     )
 
 
@@ -414,24 +427,32 @@ def _rate(hit: Hit) -> str:
     return f"{shown}{'*' if hit.extrapolated else ''}"
 
 
-def warn_if_extrapolated(workspace: Workspace, name: str, threshold: Threshold | None) -> None:
-    """Say on stderr that an allowed threshold lies below what the calibration's data supports."""
-    if threshold is None or not threshold.extrapolate:
+def warn_if_extrapolated(applied: AppliedThreshold | None) -> None:
+    """Say on stderr that a threshold's FAR lies below what the calibrations' data supports."""
+    if applied is None or not applied.extrapolated:
         return
-    opened = workspace.gallery(name)
-    far = threshold.far
-    if threshold.false_hits is not None:
-        far = threshold.false_hits / max(opened.count_items(), 1)
-    try:
-        calibration = workspace.registry.edge(opened.serving, opened.serving).calibration
-    except UnmeasuredEdgeError:
-        return  # the search itself says what to do
-    if calibration is not None and far is not None and far < calibration.smallest_far:
-        click.echo(
-            f"segue: FAR {far:.1e} is extrapolated: {calibration.people} calibration people "
-            f"support {calibration.smallest_far:.1e} and above",
-            err=True,
-        )
+    assert applied.far is not None
+    stated = f"FAR {applied.far:.1e}"
+    if applied.distance is not None:
+        stated = f"squared distance {applied.distance:g} of {applied.version}, {stated},"
+    click.echo(
+        f"segue: {stated} is extrapolated: the calibration supports {applied.smallest_far:.1e} and "
+        "above",
+        err=True,
+    )
+
+
+def threshold_lines(applied: AppliedThreshold | None) -> list[str]:
+    """Say for people which FAR a threshold came to, and by which version's calibration."""
+    if applied is None:
+        return []
+    stated = "" if applied.distance is None else f"squared distance {applied.distance:g}"
+    if applied.far is None:
+        return [f"threshold: {stated} of {applied.version}, which is not calibrated"]
+    told = f"threshold: FAR {applied.far:.1e}{' (extrapolated)' if applied.extrapolated else ''}"
+    if stated:
+        told += f", which {stated} is by the calibration of {applied.version}"
+    return [told]
 
 
 def _show(probe: str, hits: list[Hit]) -> str:

@@ -12,13 +12,15 @@ from segue import database as tables
 from segue.errors import LockedError, UnknownGalleryError, UnknownVersionError
 from segue.index.rows import Rows
 from segue.index.segments import Segment
+from segue.registry.ledger import first_entry, record
 from segue.types import DEFAULT_OUTPUT, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from segue.types import Ints
 
+_SERVING = "serving"  # the ledger's word for a gallery's change of its serving version
 _CHUNK = 500  # values in one IN (…): below every backend's limit of parameters
 
 
@@ -108,15 +110,18 @@ def version_outputs(connection: sa.Connection, version: str) -> dict[str, int]:
     return {str(output): int(dimension) for output, dimension in outputs.items()}
 
 
-def first_registered(connection: sa.Connection, versions: Collection[str]) -> str:
-    """Return the version that was registered first."""
-    table = tables.versions
-    query = (
-        sa.select(table.c.version)
-        .where(table.c.version.in_(list(versions)))
-        .order_by(table.c.created_at, table.c.name, table.c.number)
-    )
-    return str(connection.scalars(query).first())
+def record_serving(
+    connection: sa.Connection, row: GalleryRow, serving: str, reason: str | None, **details: Any
+) -> None:
+    """Tell the ledger which version serves a gallery from now on, and which did before."""
+    found = {"from": row.serving, "to": serving, **details}
+    record(connection, _SERVING, row.gallery, reason, found)
+
+
+def first_served(connection: sa.Connection, row: GalleryRow) -> str:
+    """Return the version that a gallery was served by first, whether it has vectors left or not."""
+    entry = first_entry(connection, _SERVING, row.gallery)
+    return row.serving if entry is None else str(entry.details["from"])
 
 
 def outputs_needed(connection: sa.Connection, row: GalleryRow, version: str) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from segue.database import Database
     from segue.index.catalog import GalleryRow
     from segue.index.items import (
+        AppliedThreshold,
         Enrolment,
         Erasure,
         GalleryStats,
@@ -139,8 +140,10 @@ class Gallery:
         serving: str,
         preference: list[str],
         companions: list[str],
+        *,
+        reason: str | None = None,
     ) -> None:
-        """Change what serves, inside somebody's transaction.
+        """Change what serves, inside somebody's transaction; the ledger keeps what served before.
 
         Raises:
             UnknownVersionError: one of the versions is not registered.
@@ -151,6 +154,8 @@ class Gallery:
         row = catalog.read_gallery(connection, self.name, lock=True)
         for version in (*preference, *companions):
             catalog.version_outputs(connection, version)
+        if serving != row.serving or reason is not None:
+            catalog.record_serving(connection, row, serving, reason, companions=list(companions))
         catalog.update_gallery(
             connection,
             self.name,
@@ -272,7 +277,8 @@ class Gallery:
             UnmeasuredEdgeError: an item is live in a version without a measured edge.
             VectorError: vectors that are not of the probe's version.
             GalleryError: the threshold needs a calibration that is not there.
-            UnsupportedFarError: the threshold is a FAR below what a calibration supports.
+            UnsupportedFarError: the threshold is, or is translated into, a FAR below what a
+                calibration supports.
         """
         hits, row = self._searcher.search(probe, k, threshold)
         if touch:
@@ -313,17 +319,22 @@ class Gallery:
             self._touch(hits, row)
         return hits
 
-    def check_search(self, threshold: Threshold | None = None, *, version: str = "") -> None:
+    def check_search(
+        self, threshold: Threshold | None = None, *, version: str = ""
+    ) -> AppliedThreshold | None:
         """Refuse what a search would be refused for, before its probe is embedded.
 
         Args:
             threshold: the threshold to be searched with.
             version: the probe's version; the serving one if empty.
 
+        Returns:
+            what the threshold comes to on the edges that are searched; None if there is none.
+
         Raises:
             UnmeasuredEdgeError, GalleryError, UnsupportedFarError: as `search`.
         """
-        self._searcher.check(version or self.serving, threshold)
+        return self._searcher.check(version or self.serving, threshold)
 
     def _touch(self, hits: list[list[Hit]], row: GalleryRow) -> None:
         """Note the items that were found by an old version's vector."""

@@ -90,19 +90,20 @@ class Hit:
 class Threshold:
     """Which hits count as the same person, stated once; it keeps its meaning at every ρ.
 
-    Exactly one of `far`, `false_hits` and `distance`, or none. A FAR, stated or following from
-    expected false hits, below what an edge's calibration supports (`Calibration.smallest_far`) is
-    refused, unless `extrapolate` trusts the fitted tail.
+    Exactly one of `far`, `false_hits` and `distance`, or none. A FAR that is stated, that follows
+    from expected false hits, or that a distance is translated into, is refused if it is below what
+    an edge's calibration supports (`Calibration.smallest_far`), unless `extrapolate` trusts the
+    fitted tail.
 
     Attributes:
         far: false accept rate of one comparison, in (0, 1].
         false_hits: expected false hits of one search: live items x FAR.
-        distance: squared L2 that the application uses today, in [0, 4]; translated through the
-            calibration of `version` compared with itself. From a cosine c it is 2 - 2c.
-        version: the version that `distance` was chosen for. Without it, the one of the gallery's
-            preferred versions that was registered first.
-        extrapolate: whether a FAR below the measured ones may be used. A distance may always: it
-            is in use, whatever it means.
+        distance: squared L2 that the application uses today, in [0, 4]. Between vectors of
+            `version` it is taken as it is, on every other edge through the calibration of
+            `version` compared with itself. From a cosine c it is 2 - 2c.
+        version: the version in whose scale `distance` is. Without it, the one that the gallery was
+            served by first, also when its vectors are gone: a migration changes no threshold.
+        extrapolate: whether a FAR below the measured ones may be used.
     """
 
     far: float | None = None
@@ -123,7 +124,9 @@ class Threshold:
             raise UsageError(f"{self.distance:g} is no squared distance of unit vectors: use 0 … 4")
 
     @classmethod
-    def from_cosine(cls, cosine: float, version: str | None = None) -> Threshold:
+    def from_cosine(
+        cls, cosine: float, version: str | None = None, *, extrapolate: bool = False
+    ) -> Threshold:
         """Return the threshold of a cosine similarity: squared distance 2 - 2 · cosine.
 
         >>> Threshold.from_cosine(0.5).distance
@@ -131,7 +134,27 @@ class Threshold:
         """
         if not -1 <= cosine <= 1:
             raise UsageError(f"{cosine:g} is no cosine; use -1 … 1")
-        return cls(distance=2 - 2 * cosine, version=version)
+        return cls(distance=2 - 2 * cosine, version=version, extrapolate=extrapolate)
+
+
+@dataclass(frozen=True)
+class AppliedThreshold:
+    """What a threshold comes to on the edges that it is applied to.
+
+    Attributes:
+        far: what every edge is held to; None where the version of a distance is not calibrated,
+            and the distance is taken as it is.
+        smallest_far: the smallest FAR that all calibrations support that it rests on.
+        extrapolated: whether `far` is smaller, so that a fitted tail speaks and not the data.
+        distance: the squared L2 that was stated, None where another threshold was.
+        version: the version in whose scale `distance` is, and whose calibration translated it.
+    """
+
+    far: float | None
+    smallest_far: float | None
+    extrapolated: bool
+    distance: float | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +165,7 @@ class PairResult:
     far: float | None
     same: bool | None
     extrapolated: bool = False
+    threshold: AppliedThreshold | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from segue.index.catalog import GalleryRow
     from segue.index.edges import Way, Ways
-    from segue.index.items import Probe, Threshold
+    from segue.index.items import AppliedThreshold, Probe, Threshold
     from segue.index.nearest import NearestItems
     from segue.index.shelf import Shelf
     from segue.index.snapshot import View
@@ -108,8 +108,11 @@ class Searcher:
             raise UsageError("give one probe of each version, of the same images in the same order")
         return self._ask(lambda: self._prepare_each(given, threshold, by_far=by == "far"), k)
 
-    def check(self, version: str, threshold: Threshold | None) -> None:
+    def check(self, version: str, threshold: Threshold | None) -> AppliedThreshold | None:
         """Refuse now what a search by probes of `version` would be refused for.
+
+        Returns:
+            what the threshold comes to, None if there is none.
 
         Raises:
             UnmeasuredEdgeError, GalleryError, UnsupportedFarError: as `search`.
@@ -118,8 +121,7 @@ class Searcher:
             view = self._shelf.view_in(connection)
             ways, _ = self._reach(connection, view, version)
             limit = Limit.of(threshold, connection, self._ways, view)
-        if limit is not None:
-            limit.check(ways.values())
+        return None if limit is None else limit.apply(ways.values())
 
     def _ask(self, prepare: Callable[[], _Question], k: int) -> tuple[list[list[Hit]], GalleryRow]:
         if k < 1:
@@ -144,8 +146,7 @@ class Searcher:
             )
             way = self._ways.get(connection, a.version, b.version)
             limit = Limit.of(threshold, connection, self._ways, view)
-        if limit is not None:
-            limit.check([way])
+        applied = None if limit is None else limit.apply([way])
         if len(a) != 1 or len(b) != 1:
             raise UsageError("verifying compares one vector with one vector")
         if way.stored_output not in b.vectors:
@@ -154,9 +155,10 @@ class Searcher:
         distance = float(distances[0])
         same = None if limit is None else bool(limit.accepts(way, distances)[0])
         if way.calibration is None:
-            return PairResult(distance, None, same)
+            return PairResult(distance, None, same, threshold=applied)
         far = float(way.calibration.far(distances)[0])
-        return PairResult(distance, far, same, bool(way.calibration.extrapolated(distances)[0]))
+        extrapolated = bool(way.calibration.extrapolated(distances)[0])
+        return PairResult(distance, far, same, extrapolated, applied)
 
     def _prepare(self, probe: Probe, threshold: Threshold | None) -> _Question:
         with self._shelf.database.read() as connection:
@@ -165,7 +167,7 @@ class Searcher:
             ways, live = self._reach(connection, view, probe.version)
             limit = Limit.of(threshold, connection, self._ways, view)
         if limit is not None:
-            limit.check(ways.values())
+            limit.apply(ways.values())
         probes = dict.fromkeys(ways, checked)
         return _Question(len(checked), probes, view, ways, live, limit, by_far=len(ways) > 1)
 
@@ -197,7 +199,7 @@ class Searcher:
         live = _live_in(view, ways)
         used = {version: ways[version] for version in live}
         if limit is not None:
-            limit.check(used.values())
+            limit.apply(used.values())
         by_far = by_far and len(used) > 1
         for way in used.values():
             if by_far and way.calibration is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ import numpy as np
 
 from segue.errors import GalleryError, UnmeasuredEdgeError, UnsupportedFarError
 from segue.index import catalog
+from segue.index.items import AppliedThreshold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import sqlalchemy as sa
 
+    from segue.harmonic.calibration import Calibration
     from segue.index.edges import Way, Ways
     from segue.index.items import Threshold
     from segue.index.snapshot import View
@@ -29,12 +32,15 @@ class Limit:
     Attributes:
         log10_far: what every calibrated edge is held to; None if nothing is calibrated.
         distance: what the edge of `version` with itself is held to directly.
-        measured: whether every edge's data must support the FAR.
+        version: the version in whose scale `distance` is.
+        own: the calibration of `version` with itself, which translated `distance`.
+        measured: whether the data of every calibration used must support the FAR.
     """
 
     log10_far: float | None
     distance: float | None = None
     version: str | None = None
+    own: Calibration | None = None
     measured: bool = False
 
     @classmethod
@@ -57,35 +63,35 @@ class Limit:
             return cls(math.log10(far), measured=measured)
         if threshold.distance is None:
             return None
-        version = threshold.version
-        if version is None:
-            version = catalog.first_registered(connection, view.row.preference)
+        version = threshold.version or catalog.first_served(connection, view.row)
         catalog.version_outputs(connection, version)
-        own = ways.find(connection, version, version)
+        way = ways.find(connection, version, version)
+        own = None if way is None else way.calibration
         log10_far = None
-        if own is not None and own.calibration is not None:
-            log10_far = float(own.calibration.log10_far(np.array([threshold.distance]))[0])
-        return cls(log10_far, threshold.distance, version)
+        if own is not None:
+            log10_far = float(own.log10_far(np.array([threshold.distance]))[0])
+        return cls(log10_far, threshold.distance, version, own, measured)
 
-    def check(self, ways: Iterable[Way]) -> None:
-        """Refuse a threshold that means nothing on one of the edges to search by.
+    def apply(self, ways: Iterable[Way]) -> AppliedThreshold:
+        """Return what the threshold comes to on the edges to search by.
 
         Raises:
             UnsupportedFarError: a FAR in the fitted tail of a calibration, which was not allowed.
+                A distance between vectors of its own version is no FAR and never refused.
             GalleryError, UnmeasuredEdgeError: as `accepts`.
         """
-        for way in ways:
+        listed = list(ways)
+        for way in listed:
             self.accepts(way, np.empty(0))
-            if self.measured and way.calibration is not None and self.log10_far is not None:
-                far = 10**self.log10_far
-                if not way.calibration.supports(far):
-                    raise UnsupportedFarError(
-                        far,
-                        way.calibration.smallest_far,
-                        f"on the edge {way.probe} -> {way.stored}",
-                        f"calibrate on more than its {way.calibration.people} people, use a larger "
-                        "FAR, or trust the fitted tail (--extrapolate; Threshold's extrapolate)",
-                    )
+        if self.log10_far is None:
+            return AppliedThreshold(None, None, False, self.distance, self.version)
+        far = max(10**self.log10_far, sys.float_info.min)
+        used = list(self._calibrations(listed))
+        lacking = [(edge, each) for edge, each in used if not each.supports(far)]
+        if lacking and self.measured and not all(self._is_own(way) for way in listed):
+            raise self._refusal(far, *lacking[0])
+        smallest = max((each.smallest_far for _, each in used), default=None)
+        return AppliedThreshold(far, smallest, bool(lacking), self.distance, self.version)
 
     def accepts(self, way: Way, distances: Doubles) -> Bools:
         """Return which distances on an edge are within the threshold: bool [N].
@@ -94,12 +100,13 @@ class Limit:
             GalleryError: the threshold cannot be translated to this edge.
             UnmeasuredEdgeError: the edge between two versions was never calibrated.
         """
-        if self.distance is not None and way.probe == way.stored == self.version:
+        if self.distance is not None and self._is_own(way):
             return np.asarray(distances <= self.distance)
         if self.log10_far is None:
             raise GalleryError(
                 f"{self.version} is not calibrated, so that its distance means nothing on other "
-                "versions; run `segue calibrate`"
+                f"versions; run `segue calibrate {self.version}`, or name the version in whose "
+                "scale it is (--for-version; Threshold's version)"
             )
         if way.calibration is None:
             if way.probe != way.stored:
@@ -109,3 +116,29 @@ class Limit:
                 "run `segue calibrate`, or give its distance"
             )
         return np.asarray(way.calibration.log10_far(distances) <= self.log10_far)
+
+    def _is_own(self, way: Way) -> bool:
+        """Whether an edge is held to the distance itself."""
+        return self.distance is not None and way.probe == way.stored == self.version
+
+    def _calibrations(self, ways: Iterable[Way]) -> Iterator[tuple[str, Calibration]]:
+        """Yield the edges whose calibrations the threshold rests on, and these."""
+        if self.own is not None:
+            yield f"{self.version} -> {self.version}", self.own
+        for way in ways:
+            if way.calibration is not None and not self._is_own(way):
+                yield f"{way.probe} -> {way.stored}", way.calibration
+
+    def _refusal(self, far: float, edge: str, calibration: Calibration) -> UnsupportedFarError:
+        larger = "FAR"
+        where = f"on the edge {edge}"
+        if self.distance is not None:
+            larger = "distance"
+            where = f"{where} (squared distance {self.distance:g} of {self.version} is that FAR)"
+        return UnsupportedFarError(
+            far,
+            calibration.smallest_far,
+            where,
+            f"calibrate on more than its {calibration.people} people, use a larger {larger}, or "
+            "trust the fitted tail (--extrapolate; Threshold's extrapolate)",
+        )

@@ -75,16 +75,12 @@ def serve(
     reason: str,
 ) -> None:
     """Let `version` serve the gallery: catalog, ledger and alias `serving-GALLERY` together."""
-    before = gallery.serving
     gallery.set_serving(
-        connection, serving=version, preference=list(preference), companions=list(companions)
-    )
-    registry.record(
         connection,
-        "serving",
-        gallery.name,
-        reason,
-        {"from": before, "to": version, "companions": list(companions)},
+        serving=version,
+        preference=list(preference),
+        companions=list(companions),
+        reason=reason,
     )
     registry.set_alias(
         connection,

@@ -80,6 +80,19 @@ def record(  # noqa: PLR0917 -- an entry has this many parts, in this order
     return int(entry)
 
 
+def first_entry(connection: sa.Connection, action: str, subject: str) -> LedgerEntry | None:
+    """Return the oldest entry of an action on a subject, None if there is none."""
+    table = ledger_table
+    query = (
+        sa.select(table)
+        .where(table.c.action == action, table.c.subject == subject)
+        .order_by(table.c.entry)
+        .limit(1)
+    )
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else LedgerEntry(**row)
+
+
 def read_ledger(connection: sa.Connection, subject: str | None = None) -> list[LedgerEntry]:
     """Return the entries, oldest first; with `subject`, those about it."""
     query = sa.select(ledger_table).order_by(ledger_table.c.entry)

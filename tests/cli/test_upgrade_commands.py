@@ -192,8 +192,31 @@ def test_a_threshold_below_what_was_measured_is_refused_unless_allowed(segue, wo
             found = segue("-w", workspace, *command, *stated, "--extrapolate")
             assert found.code == 0, found
             assert "is extrapolated" in found.err
-        assert segue("-w", workspace, *command, "--distance", 0.001).code == 0
+        within = segue("-w", workspace, *command, "--distance", 0.001)
+        assert within.code == 0
+        assert "squared distance 0.001 of faces/1" in within.err
+        assert "is extrapolated" in within.err
         assert segue("-w", workspace, *command, "--far", 1).code == 0
+
+
+def test_the_answer_says_what_a_distance_was_translated_into(segue, workspace, faces):
+    """The FAR and the version whose calibration gave it: in the JSON and in a line for people."""
+    assert segue("-w", workspace, "calibrate", "faces/1", "--data", faces).code == 0
+    one, other = sorted((faces / "images" / "drawn0001").iterdir())[:2]
+    search, verify = ("search", "people", one), ("gallery", "verify", "people", one, other)
+    for command in (search, verify):
+        stated = ("-w", workspace, *command, "--distance", 4)
+        shown = segue(*stated).out
+        assert "threshold: FAR " in shown
+        assert "which squared distance 4 is by the calibration of faces/1" in shown
+        value = json.loads(segue(*stated, "--json").out)
+        told = (value[0] if command is search else value)["threshold"]
+        assert (told["distance"], told["version"], told["extrapolated"]) == (4, "faces/1", False)
+        assert told["smallest_far"] <= told["far"] <= 1
+    assert json.loads(segue("-w", workspace, *search, "--json").out)[0]["threshold"] is None
+    other_scale = segue("-w", workspace, *search, "--distance", 1.5, "--for-version", "faces/2")
+    assert other_scale.code == 1
+    assert "`segue calibrate faces/2`" in other_scale.err
 
 
 def test_a_cosine_in_use_is_the_distance_of_it(run, segue, workspace, faces):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from segue.errors import (
     UsageError,
     VectorError,
 )
-from segue.index import Probe, Threshold, catalog
+from segue.index import AppliedThreshold, Probe, Threshold, catalog
 from segue.index.nearest import exact_distances
 
 
@@ -301,14 +302,36 @@ def test_a_far_below_what_the_data_supports_is_refused(half):
     everything = gallery.search(wanted, k=40)
     for hits, kept in zip(everything, gallery.search(wanted, k=40, threshold=allowed), strict=True):
         assert kept == [hit for hit in hits if hit.far <= smallest / 2]
-    gallery.search(wanted, threshold=Threshold(distance=0.01, version="faces/2"))
+
+
+def test_a_distance_may_rest_on_extrapolation_only_where_that_is_allowed(half):
+    """Translated for other edges it is a FAR like any; between its own vectors it is none."""
+    gallery, _, new = half
+    wanted = probe("faces/2", unit(3, seed=8))
+    strict = Threshold(distance=0.01, version="faces/2")
+    with pytest.raises(UnsupportedFarError, match=r"squared distance 0\.01 of faces/2") as caught:
+        gallery.search(wanted, threshold=strict)
+    assert "use a larger distance" in str(caught.value)
+    far = float(calibration(2.1).far(0.01))
+    assert caught.value.far == pytest.approx(far)
+    allowed = replace(strict, extrapolate=True)
+    found = gallery.search(wanted, k=40, threshold=allowed)
+    assert found == gallery.search(wanted, k=40, threshold=Threshold(far=far, extrapolate=True))
+    assert gallery.check_search(allowed) == AppliedThreshold(
+        pytest.approx(far), calibration(1.6).smallest_far, True, 0.01, "faces/2"
+    )
+    pair = [probe("faces/2", new[row]) for row in (0, 1)]
+    result = gallery.verify_pair(*pair, strict)
+    assert not result.same
+    assert result.threshold.extrapolated
+    assert result.threshold.far == pytest.approx(far)
 
 
 def test_a_threshold_that_means_nothing_is_told_before_a_probe_is_embedded(half, world):
     """Edges and calibrations that a search would lack are told by `check_search` alone."""
     gallery, _, _ = half
     gallery.check_search()
-    gallery.check_search(Threshold(distance=1.0, version="faces/2"))
+    gallery.check_search(Threshold(distance=1.9, version="faces/2"))
     with pytest.raises(GalleryError, match="calibrate"):
         gallery.check_search(Threshold(distance=1.0, version="faces/1"))
     with pytest.raises(UnmeasuredEdgeError):
@@ -332,6 +355,43 @@ def test_a_distance_of_the_old_version_is_translated(half, world):
     assert by_distance != gallery.search(wanted, k=40, threshold=other)
 
 
+def test_a_distance_keeps_its_meaning_when_its_version_is_gone(half, world):
+    """Without a name it is in the scale of what served first, before and after a migration."""
+    gallery, _, new = half
+    world.edge("faces/1", "faces/1", mean=1.9)
+    stated = Threshold(distance=1.5)
+    during = gallery.check_search(stated)
+    assert (during.version, during.distance, during.extrapolated) == ("faces/1", 1.5, False)
+    assert during.far == pytest.approx(float(calibration(1.9).far(1.5)))
+    left = gallery.pending("faces/2", limit=40)
+    world.write(gallery, "faces/2", left, new[[item.seq for item in left]])
+    world.serve(gallery, "faces/2")
+    gallery.remove_version("faces/1", keep_only_there=False)
+    assert gallery.check_search(stated) == during
+    wanted = probe("faces/2", unit(3, seed=8))
+    kept = gallery.search(wanted, k=40, threshold=stated)
+    assert kept == gallery.search(wanted, k=40, threshold=Threshold(far=during.far))
+    own = Threshold(distance=1.5, version="faces/2")
+    assert kept != gallery.search(wanted, k=40, threshold=own)
+    world.serve(gallery, "faces/3", "faces/2")
+    with world.database.read() as connection:
+        assert catalog.first_served(connection, gallery._row()) == "faces/1"
+
+
+def test_a_threshold_tells_what_it_comes_to(half):
+    """The FAR that every edge is held to, and the smallest that their data supports."""
+    gallery, _, _ = half
+    smallest = calibration(1.6).smallest_far
+    assert gallery.check_search() is None
+    assert gallery.check_search(Threshold()) is None
+    assert gallery.check_search(Threshold(far=0.2)) == AppliedThreshold(
+        pytest.approx(0.2), smallest, False
+    )
+    assert gallery.check_search(Threshold(false_hits=8)).far == pytest.approx(8 / 40)
+    beyond = gallery.check_search(Threshold(far=smallest / 2, extrapolate=True))
+    assert beyond == AppliedThreshold(pytest.approx(smallest / 2), smallest, True)
+
+
 def test_a_distance_needs_no_calibration_within_its_own_version(world):
     """A pure, uncalibrated gallery takes a distance or cosine as it is, and no FAR."""
     gallery, vectors = world.create(), unit(20)
@@ -339,6 +399,9 @@ def test_a_distance_needs_no_calibration_within_its_own_version(world):
         new_items([str(n) for n in range(20)]), "faces/1", {"embedding": vectors}
     )
     wanted = probe("faces/1", vectors[0])
+    assert gallery.check_search(Threshold.from_cosine(0.5)) == AppliedThreshold(
+        None, None, False, 1.0, "faces/1"
+    )
     kept = gallery.search(wanted, k=20, threshold=Threshold.from_cosine(0.5))[0]
     assert kept == [hit for hit in gallery.search(wanted, k=20)[0] if hit.distance <= 1.0]
     with pytest.raises(GalleryError, match="calibrate"):

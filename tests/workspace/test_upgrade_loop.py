@@ -109,7 +109,8 @@ def test_a_threshold_in_use_keeps_its_meaning_at_every_mixing_ratio(upgraded, fa
     images = read_faces(faces).part("validation").load((32, 32))[:6]
     probe = Probe("faces/3", serving.embed(images))
     calibration = upgraded.registry.edge("faces/1", "faces/1").calibration
-    threshold = Threshold(distance=calibration.distance_at(0.2), version="faces/1")
+    threshold = Threshold(distance=calibration.distance_at(0.2), extrapolate=True)
+    assert gallery.check_search(threshold).version == "faces/1"
     everything = gallery.search(probe, k=100)
     kept = gallery.search(probe, k=100, threshold=threshold)
     for all_hits, hits in zip(everything, kept, strict=True):
