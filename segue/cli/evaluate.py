@@ -123,7 +123,10 @@ def compatibility(
 @click.option("--bootstrap", default=200, show_default=True, help="Resamples for the intervals.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--save-edges", is_flag=True, help="Store every edge measured, calibrated on part calibration."
+    "--save-edges",
+    is_flag=True,
+    help="Store the edges of versions that training or a bridge put into one space, calibrated on "
+    "part calibration.",
 )
 @json_option
 @click.pass_context
@@ -150,13 +153,21 @@ def matrix(
         )
     from segue.evaluation.matrix_report import matrix_lines
 
-    emit(
-        {"matrix": result.matrix.to_json(), "folder": str(result.folder)},
-        as_json,
-        lambda: "\n".join(
-            [*matrix_lines(result.matrix), "", f"report {result.folder / 'matrix.md'}"]
-        ),
-    )
+    lines = [*matrix_lines(result.matrix), "", f"report {result.folder / 'matrix.md'}"]
+    if result.saved:
+        lines.append(f"edges stored: {', '.join(result.saved)}")
+    if result.left_out:
+        lines.append(
+            f"edges left out: {', '.join(result.left_out)}; nothing put these versions into one "
+            "space (`segue train harmonic` or `segue train bridge` does)"
+        )
+    value = {
+        "matrix": result.matrix.to_json(),
+        "folder": str(result.folder),
+        "saved": list(result.saved),
+        "left_out": list(result.left_out),
+    }
+    emit(value, as_json, lambda: "\n".join(lines))
 
 
 @click.command()

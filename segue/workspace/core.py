@@ -284,9 +284,9 @@ class Workspace:
         """Measure every ordered pair of two or more versions; what does not compare is marked.
 
         An edge that is stored is measured as it says (its outputs, its bridge), any other by the
-        first outputs of one dimension. With `save_edges` every edge measured is stored, calibrated
-        on part `calibration`; otherwise nothing but the report is kept, because pairs that nobody
-        trained for each other are measured too.
+        first outputs of one dimension. With `save_edges` the edges of versions that training or a
+        bridge put into one space are stored, calibrated on part `calibration`. Pairs that nobody
+        trained for each other are measured and never stored: a search would rank by noise.
 
         Raises:
             UsageError: fewer than two versions, one of them twice, or a bridge fitted on `part`.

@@ -54,6 +54,16 @@ def edge_outputs(registry: Registry, probe: Version, stored: Version) -> tuple[s
     )
 
 
+def in_one_space(
+    registry: Registry, probe: Version, stored: Version, outputs: tuple[str, str]
+) -> bool:
+    """Tell whether an output of each version lies in one space: by training, or as one model.
+
+    Of others a distance can be measured, but it is noise, and a ranking by it too.
+    """
+    return _space(registry, probe, outputs[0]) == _space(registry, stored, outputs[1])
+
+
 def _joined(registry: Registry, probe: Version, stored: Version) -> tuple[str, str] | None:
     """Return the output that was trained for the other version, and the other's own output."""
     for first, second in ((_tied(probe), DEFAULT_OUTPUT), (DEFAULT_OUTPUT, _tied(stored))):
@@ -70,6 +80,8 @@ def _tied(version: Version) -> str:
 
 def _space(registry: Registry, version: Version, output: str) -> tuple[str, str]:
     """Return what names the space of an output: the fingerprint and output that began it."""
+    if output == BASE_OUTPUT and version.retuned_from is not None:
+        return _space(registry, registry.resolve(version.retuned_from), DEFAULT_OUTPUT)
     old = version.details.get("old")
     if old is None or output != _tied(version):
         return version.fingerprint, output

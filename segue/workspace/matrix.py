@@ -11,6 +11,7 @@ from segue.errors import EvaluationError, UnknownNameError, UsageError
 from segue.images import read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.workspace.bridging import check_unseen
+from segue.workspace.lineage import in_one_space
 from segue.workspace.measuring import (
     IMAGES_PER_PERSON,
     REPORT_PARTS,
@@ -32,10 +33,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What `evaluate_matrix` measured, and where matrix.md, matrix.json and matrix.png lie."""
+    """What `evaluate_matrix` measured, and where matrix.md, matrix.json and matrix.png lie.
+
+    Attributes:
+        saved: the edges that were stored, such as `faces/2 -> faces/1`.
+        left_out: the edges that were measured and not stored, though edges were to be: no training
+            put the two versions into one space, and no bridge does.
+    """
 
     matrix: VersionMatrix
     folder: Path
+    saved: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def matrix(
@@ -79,14 +88,12 @@ def matrix(
     if (data / NOTICE_FILE).is_file():
         note = f"{NOTICE}. {note}"
     saved: list[Edge] = []
+    left_out: list[str] = []
     if save_edges:
+        kept, left_out = _related(workspace, versions, edges, measured)
         calibrating = everyone.part("calibration").at_most(IMAGES_PER_PERSON, seed)
         there = {name: embed_faces(workspace, name, calibrating, progress) for name in names}
-        saved = [
-            _calibrated(edges[cell.probe, cell.stored], there, calibrating, cell, measured)
-            for cell in measured.cells
-            if cell.comparable
-        ]
+        saved = [_calibrated(edge, there, calibrating, cell, measured) for edge, cell in kept]
     folder = new_folder(workspace.root / "reports", "matrix")
     try:
         write_matrix(folder, measured, title=f"Matrix of {', '.join(names)}", note=note)
@@ -94,7 +101,7 @@ def matrix(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Matrix(measured, folder)
+    return Matrix(measured, folder, tuple(edge.label for edge in saved), tuple(left_out))
 
 
 def _known_edges(workspace: Workspace, versions: Sequence[Version]) -> dict[tuple[str, str], Edge]:
@@ -106,6 +113,32 @@ def _known_edges(workspace: Workspace, versions: Sequence[Version]) -> dict[tupl
         except EvaluationError:  # no outputs that can be compared: the matrix says so
             continue
     return found
+
+
+def _related(
+    workspace: Workspace,
+    versions: Sequence[Version],
+    edges: Mapping[tuple[str, str], Edge],
+    measured: VersionMatrix,
+) -> tuple[list[tuple[Edge, MatrixCell]], list[str]]:
+    """Return the edges that may be searched by, each with its cell, and the labels of the others.
+
+    Two outputs of one dimension can be measured whatever they are; by the edge of two that nothing
+    joins, a mixed search would rank by noise.
+    """
+    by_name = {version.version: version for version in versions}
+    kept, left_out = [], []
+    for cell in measured.cells:
+        if not cell.comparable:
+            continue
+        edge = edges[cell.probe, cell.stored]
+        ends = by_name[cell.probe], by_name[cell.stored]
+        outputs = edge.probe_output, edge.stored_output
+        if edge.bridge is not None or in_one_space(workspace.registry, *ends, outputs):
+            kept.append((edge, cell))
+        else:
+            left_out.append(edge.label)
+    return kept, left_out
 
 
 def _compared(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from segue import Workspace, cli
 from segue.errors import UnknownNameError, UnmeasuredEdgeError, UsageError
 from segue.evaluation import VersionMatrix
+from segue.harmonic.bridges import fit_bridge
 from segue.synthetic import NOTICE, write_faces
-from segue.train import TrainSettings
+from segue.train import HarmonicSettings, TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def test_a_chain_is_measured_pair_by_pair(workspace, faces):
 
 
 def test_the_command_stores_edges_only_when_told(workspace, faces, capsys):
-    """With --save-edges every edge measured is there with its calibration; the rest stays out."""
+    """With --save-edges, edges of one space are there, calibrated; unrelated ones are told."""
     arguments = ["-w", workspace.root, "evaluate", "matrix", *CHAIN, "--data", faces]
     arguments += ["--bootstrap", 10, "--save-edges"]
     with pytest.raises(SystemExit) as caught:
@@ -68,13 +71,38 @@ def test_the_command_stores_edges_only_when_told(workspace, faces, capsys):
     assert "not comparable" in told
     assert "matrix.md" in told
     edges = {(edge.probe, edge.stored): edge for edge in workspace.registry.edges()}
-    assert set(edges) == {
-        ("faces/1", "faces/1"), ("faces/1", "faces/2"), ("faces/2", "faces/1"),
-        ("faces/2", "faces/2"), ("faces/3", "faces/3"),
-    }  # fmt: skip
+    assert set(edges) == {(version, version) for version in CHAIN}
+    assert "edges stored: faces/1 -> faces/1, faces/2 -> faces/2, faces/3 -> faces/3" in told
+    assert "edges left out: faces/1 -> faces/2, faces/2 -> faces/1;" in told
     for edge in edges.values():
         assert edge.calibration is not None
         assert edge.measured["rank1"] >= 0
+
+
+def test_edges_within_one_space_are_stored_however_they_came_into_it(tmp_path, workspace, faces):
+    """By harmonic training or through a bridge; never because dimensions are equal."""
+    place = tmp_path / "w"
+    shutil.copytree(workspace.root, place)
+    copied = Workspace.open(place)
+    settings = HarmonicSettings(image_size=32, head_steps=1, steps=1, threads=1)
+    made, twin = copied.train_harmonic(faces, settings, old="faces/1", start="faces/3")
+    draw = np.random.default_rng(0)
+    source, target = (draw.normal(size=(50, d)).astype(np.float32) for d in (12, 8))
+    source, target = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (source, target))
+    bridge = fit_bridge("ridge", source, target, source_version="faces/3", target_version="faces/2")
+    copied.registry.save_edge(probe="faces/3", stored="faces/2", bridge=bridge)
+    joined = [made.version, "faces/1", "faces/2", "faces/3", twin.version]
+    result = copied.evaluate_matrix(joined, faces, bootstrap=10, save_edges=True)
+    stored = {edge.label: edge for edge in copied.registry.edges()}
+    assert set(result.saved) == set(stored)
+    between = {label for label in stored if len(set(label.split(" -> "))) == 2}
+    assert between == {
+        f"{made.version} -> faces/1", f"faces/1 -> {made.version}", "faces/3 -> faces/2",
+    }  # fmt: skip
+    assert stored["faces/3 -> faces/2"].bridge is not None
+    assert all(edge.calibration is not None for edge in stored.values())
+    assert f"{twin.version} -> {made.version}" in result.left_out
+    assert not set(result.left_out) & set(stored)
 
 
 def test_wrong_use_is_told_before_anything_is_embedded(workspace, faces):
