@@ -17,7 +17,8 @@ SegueError                      exit code 1
 │   ├── UnsafeModelError        1   a file that could run code
 │   ├── WitnessError            1   a model that does not reproduce its witnesses
 │   ├── NoModelError            1   a version that has vectors only
-│   └── UnmeasuredEdgeError     1   two versions without a measured edge
+│   ├── UnmeasuredEdgeError     1   two versions without a measured edge
+│   └── StaleEdgeError          75  somebody else saved the edge meanwhile; try again
 ├── TrainingError               1
 ├── EvaluationError             1
 │   └── UnsupportedFarError     2   a FAR below what the data can support
@@ -206,6 +207,19 @@ class UnmeasuredEdgeError(RegistryError):
             f"no measured edge {probe} -> {stored}: their distances mean nothing together; "
             f"measure it with `segue evaluate compatibility --old {stored} --new {probe}`, or with "
             f"`segue calibrate {probe} --stored {stored}` if it has a bridge"
+        )
+
+
+class StaleEdgeError(RegistryError):
+    """An edge was saved by somebody else since it was read; nothing of this was saved."""
+
+    exit_code = 75
+
+    def __init__(self, probe: str, stored: str) -> None:
+        self.probe, self.stored = probe, stored
+        super().__init__(
+            f"another process saved the edge {probe} -> {stored} meanwhile, and it was not "
+            "replaced; look at it (`segue models ledger`) and run the same command again"
         )
 
 

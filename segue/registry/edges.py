@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from segue.database import bridges as bridges_table
 from segue.database import edges as edges_table
-from segue.errors import RegistryError, UsageError
+from segue.errors import RegistryError, StaleEdgeError, UsageError
 from segue.files import read_checked, sha256_bytes, write_durably
 from segue.registry.ledger import record
 from segue.registry.versions import Version, find_version
@@ -105,22 +105,37 @@ def read_edges(connection: sa.Connection, root: Path) -> list[Edge]:
     return [_to_edge(row, root) for row in connection.execute(query).mappings()]
 
 
-def write_edge(connection: sa.Connection, root: Path, edge: Edge, actor: str | None = None) -> None:
+def write_edge(
+    connection: sa.Connection,
+    root: Path,
+    edge: Edge,
+    actor: str | None = None,
+    *,
+    since: str | None = None,
+) -> None:
     """Save an edge inside the caller's transaction; one measured before is replaced.
 
+    The last writer wins, and the ledger keeps what gave way. Who has read an edge, worked on it for
+    minutes and writes it back gives `since`, so that what others saved meanwhile is not lost.
+
+    Args:
+        connection: an open write connection.
+        root: the workspace's folder, for the bridge file.
+        edge: what to save.
+        actor: who, for the ledger; the login name by default.
+        since: `created_at` of the edge that the caller has read, empty where there was none; None
+            replaces whatever is there.
+
     Raises:
+        StaleEdgeError: another edge is stored than the one of `since`; nothing was changed.
         UnknownVersionError: one of its versions is not registered.
         UsageError: an output that the version has not, other dimensions on both sides, or a bridge
             of other versions.
     """
     probe, stored = (find_version(connection, x) for x in (edge.probe, edge.stored))
     _check(edge, probe, stored)
+    replaced = _take_out(connection, edge, since)
     bridge = write_bridge(connection, root, edge.bridge, actor) if edge.bridge else None
-    connection.execute(
-        edges_table.delete().where(
-            edges_table.c.probe == edge.probe, edges_table.c.stored == edge.stored
-        )
-    )
     connection.execute(
         edges_table.insert().values(
             probe=edge.probe,
@@ -140,8 +155,32 @@ def write_edge(connection: sa.Connection, root: Path, edge: Edge, actor: str | N
         "calibrated": edge.calibration is not None,
         "bridge": bridge,
         "report": edge.report,
+        "replaced": replaced,
     }
     record(connection, "edge", edge.label, details=details, actor=actor)
+
+
+def _take_out(connection: sa.Connection, edge: Edge, since: str | None) -> dict[str, Any] | None:
+    """Remove the edge as it was stored; return what the ledger keeps of it, None if none was.
+
+    Raises:
+        StaleEdgeError: it is not the one of `since`.
+    """
+    table = edges_table.c
+    there = sa.and_(table.probe == edge.probe, table.stored == edge.stored)
+    query = sa.select(table.created_at, table.bridge, table.report, table.calibration)
+    row = connection.execute(query.where(there).with_for_update()).one_or_none()
+    if since is not None and since != ("" if row is None else row.created_at):
+        raise StaleEdgeError(edge.probe, edge.stored)
+    if row is None:
+        return None
+    connection.execute(edges_table.delete().where(there))
+    return {
+        "created_at": row.created_at,
+        "bridge": row.bridge,
+        "report": row.report,
+        "calibrated": row.calibration is not None,
+    }
 
 
 def write_bridge(

@@ -79,7 +79,7 @@ def train_bridge(
     probe, stored = ends
     if probe.version == stored.version:
         raise UsageError(f"a bridge joins two versions; both are {probe.version}")
-    _check_replaceable(workspace, probe, stored, replace_calibrated=replace_calibrated)
+    since = _check_replaceable(workspace, probe, stored, replace_calibrated=replace_calibrated)
     faces = read_faces(data).part(part)
     drawn, vectors = _embed_both(
         workspace, old_version, new_version, faces, old_vectors=old_vectors, progress=progress
@@ -103,17 +103,21 @@ def train_bridge(
     fitted_on = {"part": part, "data": drawn.fingerprint, "people_sha256": people_sha256(drawn)}
     bridge = replace(choice.bridge, settings={**choice.bridge.settings, **fitted_on})
     table = tuple(choice.table())
-    number = _save(workspace, bridge, {"part": part, "kinds": list(table)})
+    number = _save(workspace, bridge, {"part": part, "kinds": list(table)}, since)
     return TrainedBridge(number, probe.version, stored.version, bridge, table)
 
 
 def _check_replaceable(
     workspace: Workspace, probe: Version, stored: Version, *, replace_calibrated: bool
-) -> None:
-    """Refuse to take the place of an edge that is in use, unless told to."""
+) -> str:
+    """Refuse to take the place of an edge that is in use, unless told to.
+
+    Returns:
+        when the edge that may be replaced was saved, empty where there is none.
+    """
     known = known_edge(workspace, probe.version, stored.version)
     if known is None or known.calibration is None or replace_calibrated:
-        return
+        return "" if known is None else known.created_at
     found = "has a bridge" if known.bridge else "compares its vectors as they are"
     raise UsageError(
         f"the edge {known.label} is calibrated and {found}; with another bridge no mixed gallery "
@@ -139,8 +143,12 @@ def _embed_both(
     return drawn, {old.version: frozen, new.version: fresh}
 
 
-def _save(workspace: Workspace, bridge: Bridge, measured: dict[str, Any]) -> int:
-    """Save a bridge and its edge, not calibrated yet, together; return the bridge's number."""
+def _save(workspace: Workspace, bridge: Bridge, measured: dict[str, Any], since: str) -> int:
+    """Save a bridge and its edge, not calibrated yet, together; return the bridge's number.
+
+    Raises:
+        StaleEdgeError: the edge was saved by somebody else while the bridge was fitted.
+    """
     from segue.registry import Edge
     from segue.registry.edges import write_bridge, write_edge
 
@@ -151,9 +159,8 @@ def _save(workspace: Workspace, bridge: Bridge, measured: dict[str, Any]) -> int
         measured={"bridge": {"kind": bridge.kind, **measured}},
     )
     with workspace.database.write() as connection:
-        number = write_bridge(connection, workspace.root, bridge)
-        write_edge(connection, workspace.root, edge)
-    return number
+        write_edge(connection, workspace.root, edge, since=since)
+        return write_bridge(connection, workspace.root, bridge)  # there already: its number
 
 
 def known_edge(workspace: Workspace, probe: str, stored: str) -> Edge | None:

@@ -59,7 +59,11 @@ def matrix(
     save_edges: bool,
     progress: Progress,
 ) -> Matrix:
-    """Measure every ordered pair of versions on `part`, write it, and save its edges if wished."""
+    """Measure every ordered pair of versions on `part`, write it, and save its edges if wished.
+
+    Raises:
+        StaleEdgeError: an edge was saved by somebody else meanwhile; nothing was saved.
+    """
     from segue.evaluation.matrix import measure_matrix
     from segue.evaluation.matrix_report import write_matrix
 
@@ -206,4 +210,4 @@ def _save(workspace: Workspace, edges: Sequence[Edge]) -> None:
     if edges:
         with workspace.database.write() as connection:
             for edge in edges:
-                write_edge(connection, workspace.root, edge)
+                write_edge(connection, workspace.root, edge, since=edge.created_at)

@@ -424,7 +424,11 @@ def find_edge(workspace: Workspace, probe: Version, stored: Version) -> Edge:
 def _save_calibrated(
     workspace: Workspace, known: Edge, calibration: Calibration, source: str
 ) -> dict[str, Any]:
-    """Store a calibration; what else is known of the edge stays."""
+    """Store a calibration; what else is known of the edge stays.
+
+    Raises:
+        StaleEdgeError: the edge was saved by somebody else since it was read.
+    """
     from segue.registry.edges import write_edge
 
     found = {
@@ -435,5 +439,5 @@ def _save_calibrated(
     }
     edge = replace(known, calibration=calibration, measured={**known.measured, **found})
     with workspace.database.write() as connection:
-        write_edge(connection, workspace.root, edge)
+        write_edge(connection, workspace.root, edge, since=known.created_at)
     return {"probe": known.probe, "stored": known.stored, **found}

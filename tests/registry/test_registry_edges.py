@@ -12,6 +12,7 @@ from segue.errors import (
     MissingPathError,
     NoModelError,
     RegistryError,
+    StaleEdgeError,
     TamperedError,
     UnknownVersionError,
     UnmeasuredEdgeError,
@@ -19,6 +20,7 @@ from segue.errors import (
 )
 from segue.harmonic import Calibration, fit_bridge
 from segue.registry import Edge, read_edge
+from segue.registry.edges import write_edge
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,34 @@ def test_measuring_again_replaces_the_edge_and_the_ledger_keeps_both(register, r
         registry.save_edge(probe="faces/1", stored="faces/1", measured={"n": value})
     assert registry.edge("faces/1", "faces/1").measured == {"n": 2}
     assert len(registry.ledger("faces/1 -> faces/1")) == 2
+
+
+def test_an_edge_that_others_saved_meanwhile_is_not_overwritten(
+    register, registry, database, root, calibration
+):
+    """Written back with `since`, an edge takes the place of the one that was read, and no other."""
+    register()
+
+    def write(since, **values):
+        with database.write() as connection:
+            write_edge(connection, root, Edge("faces/1", "faces/1", **values), since=since)
+
+    write("", measured={"n": 1})
+    first = registry.edge("faces/1", "faces/1")
+    write(first.created_at, calibration=calibration)
+    second = registry.edge("faces/1", "faces/1")
+    for since in ("", first.created_at):
+        with pytest.raises(StaleEdgeError, match="run the same command again") as caught:
+            write(since, measured={"n": 2})
+        assert (caught.value.probe, caught.value.stored) == ("faces/1", "faces/1")
+        assert caught.value.exit_code == 75
+    assert registry.edge("faces/1", "faces/1") == second
+    write(None, measured={"n": 3})
+    assert [entry.details["replaced"] for entry in registry.ledger("faces/1 -> faces/1")] == [
+        None,
+        {"created_at": first.created_at, "bridge": None, "report": None, "calibrated": False},
+        {"created_at": second.created_at, "bridge": None, "report": None, "calibrated": True},
+    ]
 
 
 def test_an_edge_belongs_to_the_callers_transaction(register, registry, database):

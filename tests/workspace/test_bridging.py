@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,16 @@ import pytest
 import torch
 
 from segue import Workspace
-from segue.errors import PeopleError, UnknownNameError, UnmeasuredEdgeError, UsageError, VectorError
+from segue.errors import (
+    PeopleError,
+    StaleEdgeError,
+    UnknownNameError,
+    UnmeasuredEdgeError,
+    UsageError,
+    VectorError,
+)
+from segue.harmonic import bridges
+from segue.harmonic import calibration as calibrating
 from segue.harmonic.bridges import fit_bridge, list_bridges, mlp
 from segue.images import read_faces
 from segue.index import Probe
@@ -175,6 +185,56 @@ def test_a_calibrated_edge_is_replaced_only_when_told(bridged, faces):
     with pytest.raises(UsageError, match="pass --replace"):
         bridged.train_bridge(faces, old="faces/1", new="faces/2")
     assert bridged.registry.edge("faces/2", "faces/1").created_at == before.created_at
+
+
+def test_an_edge_saved_while_a_bridge_is_fitted_is_kept(independent, faces, monkeypatch):
+    """Whoever calibrates meanwhile wins, also over --replace; the same call then asks first."""
+    ends = {"old": "faces/1", "new": "faces/3", "direction": "old-to-new", "kind": "procrustes"}
+    calibration = independent.registry.edge("faces/1", "faces/1").calibration
+    independent.train_bridge(faces, **ends)
+    bridge = independent.registry.edge("faces/1", "faces/3").bridge
+    other = {"probe": "faces/1", "stored": "faces/3", "bridge": bridge, "calibration": calibration}
+    for leave in (False, True):
+        entries = len(independent.registry.ledger())
+        with monkeypatch.context() as patch:
+            save = partial(independent.registry.save_edge, **other)
+            _meanwhile(patch, bridges, "choose_bridge", save)
+            with pytest.raises(StaleEdgeError, match="faces/1 -> faces/3"):
+                independent.train_bridge(faces, **{**ends, "kind": "ridge"}, replace=leave)
+        kept = independent.registry.edge("faces/1", "faces/3")
+        assert (kept.calibration, kept.bridge.kind) == (calibration, "procrustes")
+        assert len(independent.registry.ledger()) == entries + 1
+        with pytest.raises(UsageError, match="pass --replace"):
+            independent.train_bridge(faces, **ends)
+        independent.train_bridge(faces, **ends, replace=True)
+
+
+def test_a_bridge_saved_while_its_edge_is_calibrated_is_kept(independent, faces, monkeypatch):
+    """A calibration is never stored for a bridge that it was not measured with."""
+    ends = {"old": "faces/1", "new": "faces/3", "direction": "old-to-new", "replace": True}
+    independent.train_bridge(faces, **ends, kind="procrustes")
+    _meanwhile(
+        monkeypatch,
+        calibrating,
+        "calibrate",
+        lambda: independent.train_bridge(faces, **ends, kind="ridge"),
+    )
+    with pytest.raises(StaleEdgeError):
+        independent.calibrate("faces/1", faces, stored="faces/3")
+    kept = independent.registry.edge("faces/1", "faces/3")
+    assert (kept.calibration, kept.bridge.kind) == (None, "ridge")
+
+
+def _meanwhile(monkeypatch, module, name, happens):
+    """Let something happen while a function of a module works."""
+    real = getattr(module, name)
+
+    def slow(*args, **values):
+        found = real(*args, **values)
+        happens()
+        return found
+
+    monkeypatch.setattr(module, name, slow)
 
 
 def test_nothing_is_measured_on_the_people_that_a_bridge_was_fitted_on(bridged, faces):
