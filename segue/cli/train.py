@@ -207,6 +207,8 @@ def bridge(
     context: click.Context, /, data: Path, old: str, new: str, as_json: bool, **given: Any
 ) -> None:
     """Fit a map between two versions that were not trained together, for their edge."""
+    from segue.workspace.people import shown_settings
+
     workspace = open_workspace(context)
     with progress_bar() as progress:
         made = workspace.train_bridge(data, old=old, new=new, progress=progress, **given)
@@ -215,7 +217,7 @@ def bridge(
         "kind": made.bridge.kind,
         "probe": made.probe,
         "stored": made.stored,
-        "settings": dict(made.bridge.settings),
+        "settings": shown_settings(made.bridge),
         "kinds": list(made.table),
     }
     emit(value, as_json, lambda: _bridge_text(made, data))

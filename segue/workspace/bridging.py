@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import UnknownNameError, UnmeasuredEdgeError, UsageError
-from segue.files import sha256_bytes
 from segue.images import FaceList, read_faces
 from segue.types import DEFAULT_OUTPUT
+from segue.workspace.people import fitted_on
 from segue.workspace.retuning import old_outputs
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def train_bridge(
         )
         for score in choice.scores:
             run.log(0, {f"held-out distance {score.kind}": score.distance})
-    fitted_on = {"part": part, "data": drawn.fingerprint, "people_sha256": people_sha256(drawn)}
-    bridge = replace(choice.bridge, settings={**choice.bridge.settings, **fitted_on})
+    people = fitted_on(workspace, drawn, part)
+    bridge = replace(choice.bridge, settings={**choice.bridge.settings, **people})
     table = tuple(choice.table())
     number = _save(workspace, bridge, {"part": part, "kinds": list(table)}, since)
     return TrainedBridge(number, probe.version, stored.version, bridge, table)
@@ -169,24 +169,6 @@ def known_edge(workspace: Workspace, probe: str, stored: str) -> Edge | None:
         return workspace.registry.edge(probe, stored)
     except UnmeasuredEdgeError:
         return None
-
-
-def people_sha256(faces: FaceList) -> str:
-    """Return a hash of who is in a list of faces."""
-    return sha256_bytes("\0".join(faces.people).encode())
-
-
-def check_unseen(bridge: Bridge | None, faces: FaceList, purpose: str) -> None:
-    """Refuse people that a bridge was fitted on: its mapped vectors of them are too good.
-
-    Raises:
-        UsageError: these are the people; `purpose` says what they were wanted for.
-    """
-    if bridge is not None and bridge.settings.get("people_sha256") == people_sha256(faces):
-        raise UsageError(
-            f"the bridge {bridge.source_version} -> {bridge.target_version} was fitted on the "
-            f"people of part {bridge.settings.get('part')}; {purpose} on others (--part)"
-        )
 
 
 def with_best_bridge(

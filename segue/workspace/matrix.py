@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from segue.errors import EvaluationError, UnknownNameError, UsageError
 from segue.images import read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
-from segue.workspace.bridging import check_unseen
 from segue.workspace.lineage import in_one_space
 from segue.workspace.measuring import (
     IMAGES_PER_PERSON,
@@ -19,6 +18,7 @@ from segue.workspace.measuring import (
     find_edge,
     new_folder,
 )
+from segue.workspace.people import check_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ def matrix(
     everyone = read_faces(data)
     edges = _known_edges(workspace, versions)
     drawn = everyone.part(part).at_most(IMAGES_PER_PERSON, seed)
-    _check_bridges(edges, everyone, part, save_edges=save_edges)
+    _check_bridges(workspace, edges, everyone, [part, *(["calibration"] if save_edges else [])])
     vectors = {name: embed_faces(workspace, name, drawn, progress) for name in names}
     measured = measure_matrix(
         vectors,
@@ -157,12 +157,16 @@ def _compared(
 
 
 def _check_bridges(
-    edges: Mapping[tuple[str, str], Edge], everyone: FaceList, part: str, *, save_edges: bool
+    workspace: Workspace,
+    edges: Mapping[tuple[str, str], Edge],
+    everyone: FaceList,
+    parts: Sequence[str],
 ) -> None:
-    for edge in edges.values():
-        check_unseen(edge.bridge, everyone.part(part), "measure it")
-        if save_edges:
-            check_unseen(edge.bridge, everyone.part("calibration"), "calibrate it")
+    """Refuse parts, the one to measure on and the one to calibrate on, that a map has seen."""
+    for name, purpose in zip(parts, ("measure it", "calibrate it"), strict=False):
+        faces = everyone.part(name)
+        for edge in edges.values():
+            check_unseen(workspace, edge, faces, purpose)
 
 
 def _mapped(

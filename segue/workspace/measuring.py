@@ -23,6 +23,7 @@ from segue.images import FaceList, decode, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.types import DEFAULT_OUTPUT, no_progress
 from segue.workspace.lineage import edge_outputs
+from segue.workspace.people import check_unseen
 from segue.workspace.retuning import old_outputs
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def compatibility(
     """Measure old and new and their twin on `part`, calibrated on part `calibration`."""
     from segue.evaluation.compatibility import measure_compatibility
     from segue.evaluation.gate import evaluate_gate
-    from segue.workspace.bridging import check_unseen, with_best_bridge
+    from segue.workspace.bridging import with_best_bridge
 
     registry = workspace.registry
     old_version, new_version = registry.resolve(old), registry.resolve(new)
@@ -131,7 +132,7 @@ def compatibility(
         parts.append(FITTED_ON)
     edge = _cross_edge(workspace, new_version, old_version)
     for name in parts[:2]:
-        check_unseen(edge.bridge, everyone.part(name), "measure and calibrate it")
+        check_unseen(workspace, edge, everyone.part(name), "measure and calibrate it")
     measured, calibrating, *fitting = (
         _vectors(
             workspace, chosen, everyone.part(name), edge, old_vectors, seed=seed, progress=progress
@@ -355,7 +356,6 @@ def calibrate(
     A bridge that the edge has maps the probe's vectors first.
     """
     from segue.harmonic.calibration import calibrate as fit
-    from segue.workspace.bridging import check_unseen
 
     if part == "train":
         raise UsageError("people of part train were trained on; calibrate on part calibration")
@@ -364,7 +364,7 @@ def calibrate(
     stored_version = registry.resolve(stored) if stored else probe_version
     known = find_edge(workspace, probe_version, stored_version)
     faces = read_faces(data).part(part).at_most(IMAGES_PER_PERSON, 0)
-    check_unseen(known.bridge, faces, "calibrate it")
+    check_unseen(workspace, known, faces, "calibrate it")
     vectors = embed_faces(workspace, probe_version.version, faces, progress)[known.probe_output]
     against = (
         vectors

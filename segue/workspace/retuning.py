@@ -60,7 +60,7 @@ def retune(
 ) -> Retuned:
     """Fit the map on part `train`, measure it on part `validation`, register what it makes."""
     from segue.harmonic.bridges import fit_retuning
-    from segue.workspace.bridging import people_sha256
+    from segue.workspace.people import fitted_on, shown_settings
 
     version = workspace.registry.resolve(old)
     if version.kind == "mapped":
@@ -84,12 +84,8 @@ def retune(
             seed=seed,
         )
         seconds = time.monotonic() - started
-        fitted_on = {
-            "part": FITTED_ON,
-            "data": faces.fingerprint,
-            "people_sha256": people_sha256(faces),
-        }
-        bridge = replace(bridge, settings={**bridge.settings, **fitted_on})
+        people = fitted_on(workspace, faces, FITTED_ON)
+        bridge = replace(bridge, settings={**bridge.settings, **people})
         seen = others(MEASURED_ON)
         measured = {} if seen is None else _measured(bridge, *seen)
         for side, figures in measured.items():
@@ -97,7 +93,7 @@ def retune(
     calibrating = others(CALIBRATED_ON)
     details = {
         "run_id": run.run_id,
-        "training": dict(bridge.settings),
+        "training": shown_settings(bridge),
         "data": faces.fingerprint,
         "people": len(faces.people),
         "images": len(faces),

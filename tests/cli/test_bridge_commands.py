@@ -31,6 +31,7 @@ def test_a_bridge_by_commands_from_training_to_a_search(segue, workspace, faces,
     made = json.loads(run(*fit, "--json").out)
     assert (made["probe"], made["stored"], made["kind"]) == ("faces/2", "faces/1", "ridge")
     assert made["settings"]["part"] == "validation"
+    assert "people_marks" not in made["settings"]
     told = run(*fit).out  # the same again, not calibrated yet
     assert "held-out distance" in told
     assert f"bridge {made['bridge']} (ridge), faces/2 -> faces/1" in told

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,10 @@ from segue.index import Probe
 from segue.networks import build_network, save_weights
 from segue.synthetic import write_faces
 from segue.types import Preprocessing
+from segue.workspace import people as marking
 from segue.workspace.bridging import with_best_bridge
 from segue.workspace.measuring import embed_faces
+from segue.workspace.people import MARK_BYTES, fitted_on, shown_settings
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +251,47 @@ def test_nothing_is_measured_on_the_people_that_a_bridge_was_fitted_on(bridged, 
         bridged.evaluate_compatibility("faces/1", "faces/2", faces, bootstrap=40)
 
 
+def test_one_person_that_a_bridge_was_fitted_on_is_told_among_others(bridged, faces, tmp_path):
+    """Lists of people that overlap are refused like equal ones; those that do not are not."""
+    mixed = _with_parts(faces, tmp_path / "mixed", _swap_one("validation", "calibration"))
+    swapped = len(read_faces(faces).part("calibration").people)
+    with pytest.raises(UsageError, match=f"fitted on 1 of these {swapped} people; calibrate it"):
+        bridged.calibrate("faces/2", mixed, stored="faces/1")
+    with pytest.raises(UsageError, match=r"fitted on 1 of these .* measure and calibrate it"):
+        bridged.evaluate_compatibility("faces/1", "faces/2", mixed, part="test", bootstrap=40)
+    others = _with_parts(faces, tmp_path / "others", _swap_one("train", "calibration"))
+    bridged.calibrate("faces/2", others, stored="faces/1")
+
+
+def test_what_a_bridge_keeps_of_its_people_names_nobody(bridged, faces, tmp_path):
+    """Without the workspace's key no name can be tried: another workspace makes other marks."""
+    bridge = bridged.registry.edge("faces/2", "faces/1").bridge
+    fitted = read_faces(faces).part("validation")
+    content = bridge.to_bytes()
+    assert not any(person.encode() in content for person in fitted.people)
+    kept = b64decode(bridge.settings["people_marks"])
+    assert len(kept) == MARK_BYTES * len(fitted.people)
+    again = fitted_on(bridged, fitted, "validation")
+    assert again.items() <= bridge.settings.items()
+    other = fitted_on(Workspace.init(tmp_path / "other"), fitted, "validation")
+    marks = [
+        {each[at : at + MARK_BYTES] for at in range(0, len(each), MARK_BYTES)}
+        for each in (kept, b64decode(other["people_marks"]))
+    ]
+    assert not marks[0] & marks[1]
+    assert shown_settings(bridge).keys() == bridge.settings.keys() - {"people_marks"}
+
+
+def test_of_very_many_people_as_many_are_marked_as_a_file_holds(bridged, faces, monkeypatch):
+    """The file's size is bounded; a list that shares many people is still told."""
+    monkeypatch.setattr(marking, "MOST_MARKS", 4)
+    fitted = read_faces(faces).part("validation")
+    kept = b64decode(fitted_on(bridged, fitted, "validation")["people_marks"])
+    assert len(kept) == MARK_BYTES * 4
+    bridge = bridged.registry.edge("faces/2", "faces/1").bridge
+    assert kept == b64decode(bridge.settings["people_marks"])[: len(kept)]
+
+
 def test_a_report_measures_the_edge_with_its_bridge_and_keeps_it(bridged, faces, tmp_path):
     """With a bridge v2 -> v1 the report compares mapped vectors; dimensions may differ."""
     before = bridged.registry.edge("faces/2", "faces/1")
@@ -268,14 +312,37 @@ def test_a_report_measures_the_edge_with_its_bridge_and_keeps_it(bridged, faces,
 
 def _with_test_people(faces, folder):
     """The same faces, half of the train people being part test."""
+
+    def halve(parts):
+        train = [place for place, part in enumerate(parts) if part == "train"]
+        for place in train[::2]:
+            parts[place] = "test"
+
+    return _with_parts(faces, folder, halve)
+
+
+def _swap_one(one, other):
+    """Change the parts of one person of each of two parts; half of the train people are tested."""
+
+    def swap(parts):
+        first, second = parts.index(one), parts.index(other)
+        parts[first], parts[second] = other, one
+        train = [place for place, part in enumerate(parts) if part == "train"]
+        for place in train[::2]:
+            parts[place] = "test"
+
+    return swap
+
+
+def _with_parts(faces, folder, change):
+    """The same faces, in parts that `change` changes."""
     lines = (faces / "people.csv").read_text(encoding="utf-8").splitlines()
     rows = [line.split(",") for line in lines[1:]]
     place = lines[0].split(",").index("part")
-    turn = 0
-    for row in rows:
-        if row[place] == "train":
-            turn += 1
-            row[place] = "test" if turn % 2 else "train"
+    parts = [row[place] for row in rows]
+    change(parts)
+    for row, part in zip(rows, parts, strict=True):
+        row[place] = part
     folder.mkdir()
     (folder / "images").symlink_to(faces / "images")
     (folder / "people.csv").write_text("\n".join([lines[0], *(",".join(r) for r in rows)]) + "\n")

@@ -46,6 +46,7 @@ def test_it_is_fitted_on_training_people_and_told_on_others(workspace, faces):
     assert version.details["data"] == training.fingerprint
     assert version.details["people"] == len(training.people)
     assert version.details["training"]["part"] == "train"
+    assert "people_marks" not in version.details["training"]
     measured = version.details["measured"]
     assert measured["old"].keys() == measured["retuned"].keys() >= {"rank-1"}
     again = workspace.retune("faces/1", faces)
@@ -56,6 +57,23 @@ def test_it_is_fitted_on_training_people_and_told_on_others(workspace, faces):
     mapped = embed_faces(workspace, NAME, validation)
     assert np.array_equal(mapped["base"], own)
     assert np.array_equal(mapped["embedding"], again.bridge.apply(own, version="faces/1"))
+
+
+def test_nobody_that_it_was_fitted_on_is_calibrated_on(workspace, faces, tmp_path):
+    """Its vectors of a training person are too good, whatever part another list calls them."""
+    listed = (faces / "people.csv").read_text(encoding="utf-8")
+    lines = listed.splitlines(keepends=True)
+    moved = next(line for line in lines if ",train," in line)
+    (tmp_path / "images").symlink_to(faces / "images")
+    (tmp_path / "people.csv").write_text(
+        listed.replace(moved, moved.replace("train", "calibration"))
+    )
+    before = [edge.created_at for edge in workspace.registry.edges()]
+    for probe, stored in ((NAME, NAME), ("faces/1", NAME)):
+        with pytest.raises(UsageError, match=f"faces/1 -> {NAME} was fitted on 1 of these"):
+            workspace.calibrate(probe, tmp_path, stored=stored)
+    assert [edge.created_at for edge in workspace.registry.edges()] == before
+    workspace.calibrate(NAME, tmp_path, stored="faces/1")  # compares vectors before the map
 
 
 def test_its_edges_are_calibrated_at_once(workspace):
