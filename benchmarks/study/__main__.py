@@ -1,4 +1,4 @@
-"""Run the study; see `command`. Workers import their functions from there: they cannot from here."""
+"""Run the study: `command` holds it, as processes that work for it can import that."""
 
 import sys
 

@@ -13,6 +13,7 @@ from segue.train.settings import HarmonicSettings, LoopSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
     from benchmarks.study.recipes import Recipe, Study
     from segue.harmonic import Loss
@@ -143,6 +144,15 @@ def _fields(loss: Loss) -> dict[str, Any]:
     return asdict(loss)
 
 
+def constants(module: ModuleType) -> dict[str, Any]:
+    """Return the numbers that a module of Segue works by, those of its names in capitals."""
+    return {
+        name: value
+        for name, value in sorted(vars(module).items())
+        if name.isupper() and isinstance(value, int | float | str | tuple)
+    }
+
+
 def digest_of(value: Any) -> str:
     """Return 16 hexadecimal digits that name plain JSON values."""
     return sha256_bytes(json.dumps(value, sort_keys=True).encode())[:16]
@@ -180,17 +190,17 @@ def models_of(study: Study, recipe: Recipe, index: int, data: str) -> Models:
 def twin_settings(study: Study, recipe: Recipe) -> HarmonicSettings:
     """Return how a recipe's twin is trained: with its self loss, for as many steps.
 
-    Where a recipe embeds as many batches in other stages the twin keeps the study's stages.
+    It takes as many steps of the whole network, and as many batches of its embedding layer alone as
+    the recipe embeds for heads.
     """
     given, usual = recipe.settings, study.further
     if given is None:
         return usual
     kept = {
         name: getattr(given, name)
-        for name in ("self_loss", "self_loss_settings", "margin", "learning_rate")
+        for name in ("self_loss", "self_loss_settings", "margin", "learning_rate", "steps")
     }
-    more = batches(given) - batches(usual)
-    return replace(usual, **kept, steps=usual.steps + more)
+    return replace(usual, **kept, head_steps=batches(given) - given.steps)
 
 
 def batches(settings: HarmonicSettings) -> int:

@@ -7,13 +7,15 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.study.cells import CODE, RETUNED, digest_of, models_of
+from benchmarks.study.cells import CODE, RETUNED, constants, digest_of, models_of
 from benchmarks.study.people import CALIBRATION, TEST, TRAIN, VALIDATION
 from benchmarks.study.training import OLD_VERSION, retuning
 from segue.evaluation.protocols import CompatibilityData
 from segue.evaluation.upgrade import UpgradeFigures, measure_upgrade
 from segue.files import write_durably
 from segue.harmonic import choose_bridge
+from segue.harmonic.bridges import affine, choose, fit, mlp
+from segue.harmonic.bridges import retuning as retuning_module
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from benchmarks.study.recipes import Recipe, Study
     from benchmarks.study.store import Store
     from segue.types import Floats
+
+RETUNING_CONSTANTS = constants(retuning_module)
+BRIDGE_CONSTANTS = {module.__name__: constants(module) for module in (affine, choose, fit, mlp)}
+"""What fitting a map depends on beside its input: part of what a measurement is named by."""
 
 FORMAT = 1
 """Raised by hand where a change of Segue's code changes what is measured."""
@@ -63,8 +69,8 @@ class Measurer:
                 "format": FORMAT,
                 "part": self.part,
                 "cells": [[cell.digest for cell in self.models(recipe, i)] for i in seeds],
-                "bridge": recipe.bridge,
-                **({"retuned": CODE[RETUNED]} if recipe.retuned else {}),
+                "bridge": [recipe.bridge, BRIDGE_CONSTANTS] if recipe.bridge else "",
+                **({"retuned": [CODE[RETUNED], RETUNING_CONSTANTS]} if recipe.retuned else {}),
                 "fars": self.study.fars,
                 "rhos": self.study.rhos,
                 "bootstrap": self.study.bootstrap,

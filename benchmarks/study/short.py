@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.study.recipes import ABLATION, BRIDGE, NOISE, Recipe, Study
+from segue.errors import UsageError
 from segue.files import write_durably
-from segue.synthetic import NOTICE, write_faces
+from segue.synthetic import NOTICE, NOTICE_FILE, write_faces
 from segue.train.settings import HarmonicSettings, TrainSettings, paper_settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ SHORT = Study(
     further=_PAPER,
     recipes=(
         Recipe(name="segue", says="Defaults.", settings=HarmonicSettings(**_FURTHER), seeds=2),
+        Recipe(
+            name="segue, retuned",
+            says="Retuned vectors.",
+            settings=HarmonicSettings(**_FURTHER),
+            seeds=2,
+            retuned=True,
+        ),
         Recipe(name="twin", says="Without v1.", seeds=2),
         Recipe(name="harmonic", says="FaceNet's.", settings=_PAPER, seeds=2),
         Recipe(name="bridge ridge", says="A map.", bridge="ridge", group=BRIDGE, seeds=2),
@@ -56,9 +64,15 @@ SHORT = Study(
 
 
 def draw_faces(folder: Path) -> None:
-    """Draw people for all four parts, unless they lie there already."""
+    """Draw people for all four parts, unless they lie there already.
+
+    Raises:
+        UsageError: other people lie there; nothing guards their part test in the short form.
+    """
     listed = folder / "people.csv"
     if listed.is_file():
+        if not (folder / NOTICE_FILE).is_file():
+            raise UsageError(f"{folder} holds no drawn faces, as --short needs; leave --data out")
         return
     write_faces(folder, people=100, images=9, size=32, seed=5)
     with listed.open(newline="") as file:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.study.cells import batches
 from benchmarks.study.recipes import ABLATION, BRIDGE, NOISE, STRATEGY
 from benchmarks.study.targets import targets
 from segue.errors import SegueError
-from segue.evaluation.results import RANK1, RANK_MERGE, far_text, metric_of
+from segue.evaluation.results import RANK1, RANK_MERGE, RETUNED, far_text, metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,7 @@ class Tables:
         upgrades = self._of(STRATEGY, BRIDGE)
         parts = [
             ("v2 → v1, and each model by itself", self._levels(upgrades)),
+            ("What each costs", self._costs(upgrades)),
             ("v2 → v1 less v1", self._each(upgrades, "cross less v1 {}", self._metrics)),
             ("Update gain", self._each(upgrades, "update gain {}", self._metrics)),
             ("Tax: twin less v2", self._each(upgrades, "tax {}", self._metrics)),
@@ -115,14 +117,26 @@ class Tables:
     def _levels(self, rows: Sequence[Measured]) -> list[str]:
         table = _head("", *self._metrics, "seeds")
         if rows:
-            for name in ("v1", "twin"):
-                values = [_level(rows[0].figures, f"{name} {metric}") for metric in self._metrics]
-                table.append(_row(f"*{name} self*", *values, len(rows[0].seeds)))
+            retuned = [each for each in rows if each.recipe.retuned]
+            for name, of in (("v1", rows), (RETUNED, retuned), ("twin", rows)):
+                for each in of[:1]:
+                    values = [_level(each.figures, f"{name} {metric}") for metric in self._metrics]
+                    table.append(_row(f"*{name} self*", *values, len(each.seeds)))
         for each in rows:
             told = [("v2 -> v1", "→ v1"), ("v2", "self")]
             for row, label in told if each.recipe.settings else told[:1]:  # else v2 is the twin
                 values = [_level(each.figures, f"{row} {metric}") for metric in self._metrics]
                 table.append(_row(f"{each.recipe.name}, {label}", *values, len(each.seeds)))
+        return table
+
+    def _costs(self, rows: Sequence[Measured]) -> list[str]:
+        """Return what a recipe's further training takes; batches that pass the trunk cost most."""
+        table = _head("", "batches embedded", "of them with the whole network", "optimiser steps")
+        for each in rows:
+            settings = each.recipe.settings
+            if settings is not None:
+                steps = settings.steps + settings.head_steps
+                table.append(_row(each.recipe.name, batches(settings), settings.steps, steps))
         return table
 
     def _each(self, rows: Sequence[Measured], pattern: str, metrics: Sequence[Any]) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.study import command
-from benchmarks.study import measure, short, training
+from benchmarks.study import command, measure, short, training
 from benchmarks.study.cells import all_cells, models_of
 from benchmarks.study.people import CALIBRATION, TEST, VALIDATION, People
 from benchmarks.study.store import Store
@@ -19,6 +21,8 @@ from segue.evaluation.protocols import CompatibilityData
 from segue.evaluation.upgrade import measure_upgrade
 from segue.networks import TorchRunner, embed, load_network
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing
+
+ROOT = Path(__file__).parents[2]
 
 STUDY = short.SHORT
 
@@ -95,6 +99,7 @@ def test_tables_have_every_recipe_and_section(trained):
     text = (trained / "validation.md").read_text()
     for title in (
         "v2 → v1, and each model by itself",
+        "What each costs",
         "v2 → v1 less v1",
         "Tax: twin less v2",
         "Lowest point over ρ less v1, calibrated",
@@ -148,7 +153,7 @@ def test_a_killed_cell_is_made_again_and_nothing_else(folder, capsys):
     shutil.move(stored, staged)
     (staged / "cell.json").unlink()
     assert run(folder, "--list") == 0
-    assert "13 of 14 cells done" in capsys.readouterr().out
+    assert "15 of 16 cells done" in capsys.readouterr().out
     others = {path: path.stat().st_mtime_ns for path in (folder / "cells").rglob("*")}
     assert run(folder, "--no-tables") == 0
     assert (stored / "weights.safetensors").read_bytes() == weights
@@ -179,12 +184,36 @@ def test_a_cell_that_another_process_makes_is_left_to_it(folder, monkeypatch):
 
 
 def test_two_workers_share_a_folder(trained, tmp_path):
-    """Two processes make every cell once."""
-    given = ["--data", str(trained / "faces"), "--only", "segue", "--seeds", "0"]
-    assert run(tmp_path, "--workers", "2", *given) == 0
+    """Two processes make every cell once; the command as it is typed."""
+    given = ["--short", "--out", tmp_path, "--data", trained / "faces", "--workers", "2"]
+    given += ["--only", "segue", "--seeds", "0"]
+    subprocess.run([sys.executable, "-m", "benchmarks.study", *given], cwd=ROOT, check=True)
     assert len(list((tmp_path / "cells").iterdir())) == 4
     assert not list((tmp_path / "staging").iterdir())
     assert "segue, → v1" in (tmp_path / "validation.md").read_text()
+
+
+def test_the_short_form_takes_drawn_faces_only(tmp_path, capsys):
+    """Nothing guards the part test there, so other faces are refused."""
+    (tmp_path / "people.csv").write_text("person,images,part,v1\nx,1,test,0\n")
+    assert run(tmp_path / "out", "--data", str(tmp_path)) == 1
+    assert "holds no drawn faces" in capsys.readouterr().err
+
+
+def test_a_constant_of_a_map_is_part_of_what_a_measurement_is_named_by(trained, monkeypatch):
+    """Retuned recipes and bridges are measured anew when what fits their maps changes."""
+    known = Store(trained), people(trained)
+    measurer = measure.Measurer(STUDY, *known, VALIDATION)
+    chosen = {each.name: each for each in STUDY.recipes}
+
+    def keys():
+        return {name: measurer.key(recipe, [0]) for name, recipe in chosen.items()}
+
+    before = keys()
+    monkeypatch.setitem(measure.RETUNING_CONSTANTS, "STEPS", 501)
+    monkeypatch.setitem(measure.BRIDGE_CONSTANTS, "x", 1)
+    changed = {name for name, key in keys().items() if key != before[name]}
+    assert changed == {"segue, retuned", "bridge ridge"}
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(trained, tmp_path, monkeypatch, capsys):
