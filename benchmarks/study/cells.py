@@ -32,7 +32,9 @@ CODE = {V1: 1, START: 1, TWIN: 1, TIED: 1, FOREIGN: 1, HEAD: 1, RETUNED: 2}
 
 LATER: dict[str, Any] = {
     "head_last": False,
-    "head_reuse": 1,
+    "head_images": 0,
+    "head_people": 256,
+    "head_singles": 256,
     "own_contrast": 0.0,
     "mine_every": 0,
     "mine_images": 2000,
@@ -190,8 +192,8 @@ def models_of(study: Study, recipe: Recipe, index: int, data: str) -> Models:
 def twin_settings(study: Study, recipe: Recipe) -> HarmonicSettings:
     """Return how a recipe's twin is trained: with its self loss, for as many steps.
 
-    It takes as many steps of the whole network, and as many batches of its embedding layer alone as
-    the recipe embeds for heads.
+    It takes as many steps of the whole network, and for its embedding layer alone at least as many
+    batches as the recipe embeds for heads.
     """
     given, usual = recipe.settings, study.further
     if given is None:
@@ -200,12 +202,15 @@ def twin_settings(study: Study, recipe: Recipe) -> HarmonicSettings:
         name: getattr(given, name)
         for name in ("self_loss", "self_loss_settings", "margin", "learning_rate", "steps")
     }
-    return replace(usual, **kept, head_steps=batches(given) - given.steps)
+    for_heads = batches(given) - given.steps
+    return replace(usual, **kept, head_steps=for_heads and max(for_heads, usual.head_steps))
 
 
 def batches(settings: HarmonicSettings) -> int:
-    """Return how many batches a further training embeds: its cost, but for little."""
-    return settings.steps - -settings.head_steps // settings.head_reuse
+    """Return how many batches' images a further training embeds: its cost, but for little."""
+    if settings.head_steps and settings.head_images:
+        return settings.steps - -settings.head_images // settings.images_per_batch
+    return settings.steps + settings.head_steps
 
 
 def all_cells(

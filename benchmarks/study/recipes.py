@@ -87,15 +87,8 @@ START = TrainSettings(width=24, steps=800, **MACHINE)
 HEAD_BATCHES, STEPS = 150, 500
 """Batches of every further training: for heads on a trunk that stays as it is; for everything."""
 
-
-def further(**given: Any) -> HarmonicSettings:
-    """Return Segue's defaults with the study's steps, and what is given."""
-    return HarmonicSettings(**{"steps": STEPS, **MACHINE, **given})
-
-
-def own_head(loss: str, **given: Any) -> HarmonicSettings:
-    """Return a loss in Segue's way: a head of its own, Segue's weight; `given` are the loss's."""
-    return further(loss=loss, loss_settings=given)
+ONE_PASS = 30
+"""Batches whose images are about those of part train: what Segue embeds for its head, at most."""
 
 
 def facenet(**given: Any) -> HarmonicSettings:
@@ -104,12 +97,24 @@ def facenet(**given: Any) -> HarmonicSettings:
     return paper_settings(**{**usual, **given})
 
 
+PAPER = facenet()
+
+
 def published(loss: str, cross_weight: float, **given: Any) -> HarmonicSettings:
     """Return a loss as published, on the one output; `given` are the loss's."""
     return facenet(loss=loss, cross_weight=cross_weight, loss_settings=given)
 
 
-PAPER = facenet()
+def further(**given: Any) -> HarmonicSettings:
+    """Return Segue's defaults with the study's steps, and what is given."""
+    usual = {"steps": STEPS, "head_images": ONE_PASS * PAPER.images_per_batch, **MACHINE}
+    return HarmonicSettings(**{**usual, **given})
+
+
+def own_head(loss: str, **given: Any) -> HarmonicSettings:
+    """Return a loss in Segue's way: a head of its own, Segue's weight; `given` are the loss's."""
+    return further(loss=loss, loss_settings=given)
+
 
 STRATEGIES = (
     Recipe(
@@ -243,13 +248,19 @@ ABLATIONS = (
         "segue, head first",
         "segue",
         "The separate head first, then the whole network, with a tie that weighs 0.3.",
-        further(head_last=False, head_steps=HEAD_BATCHES, head_reuse=1, cross_weight=0.3),
+        further(head_last=False, head_steps=HEAD_BATCHES, head_images=0, cross_weight=0.3),
     ),
     ablation(
-        "segue, features once",
+        "segue, head on new batches",
         "segue",
-        "Each batch's features serve one step of the head.",
-        further(head_steps=HEAD_BATCHES, head_reuse=1),
+        "The head's stage embeds, and augments, a batch for each of its steps.",
+        further(head_steps=HEAD_BATCHES, head_images=0),
+    ),
+    ablation(
+        "segue, head on small batches",
+        "segue",
+        "The head's batches are as small as those of the whole network, and three times as many.",
+        further(head_people=64, head_singles=16, head_steps=900, head_learning_rate=1e-3),
     ),
     ablation(
         "segue, own output untied",
@@ -328,7 +339,9 @@ FOREIGN = ForeignModel(
 
 def head(loss: str, **given: Any) -> HarmonicSettings:
     """Return a linear head's training on frozen features; `given` are the loss's."""
-    return HarmonicSettings(head_steps=1500, loss=loss, loss_settings=given, **MACHINE)
+    return HarmonicSettings(
+        head_steps=1500, head_learning_rate=1e-3, loss=loss, loss_settings=given, **MACHINE
+    )
 
 
 ILLUSTRATES = Study(

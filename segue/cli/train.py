@@ -98,7 +98,9 @@ def base(
     "--own-contrast", type=float, help="Weight of v1's tie to v2's own output; 0 leaves it free."
 )
 @click.option("--head-steps", type=int, help="Optimiser steps of the stage of the heads alone.")
-@click.option("--head-reuse", type=int, help="Steps that a batch serves there.")
+@click.option(
+    "--head-images", type=int, help="Images embedded once for it; 0 embeds each batch anew."
+)
 @click.option("--steps", type=int, help="Batches of the stage of the whole network.")
 @click.option("--learning-rate", type=float, help="Peak step size of it.")
 @click.option(

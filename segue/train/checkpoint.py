@@ -32,7 +32,9 @@ _HARMONIC_SINCE_FORMAT_1 = {
     "separate_head": False,
     "head_dropout": 0.5,
     "head_last": False,
-    "head_reuse": 1,
+    "head_images": 0,
+    "head_people": 256,
+    "head_singles": 256,
 }
 """Settings that format 1 knew nothing of, as they then were."""
 

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from segue.train.trainee import Trainee
     from segue.types import Ints
 
-AUGMENTATION, NETWORK, TURNS, SUBSET, MINING, DRAWS = range(3, 9)
+AUGMENTATION, NETWORK, SUBSET, MINING, DRAWS = 3, 4, 6, 7, 8
 """Streams of random numbers beside the sampler's."""
 
-_TOGETHER = 25  # batches whose features are kept at a time
-_EMBEDDED = 256  # images embedded at once for mining; bounds the memory, not the result
+_EMBEDDED = 256  # images embedded at once; bounds the memory, not the result
 
 
 class Feed:
@@ -43,17 +42,19 @@ class Feed:
     ) -> None:
         self._trainee, self._task, self._settings = trainee, task, settings
         self._stage, self._first = stage, first
-        self._sampler = PKSampler(
+        self._half = settings.precision == "bfloat16"
+        self._features: Tensor | None = None
+        labels, people, singles = (
             task.labels,
             settings.people_per_batch,
-            settings.images_per_person,
             settings.singles_per_batch,
-            settings.seed,
         )
-        self._half = settings.precision == "bfloat16"
-        self._round = -1
-        self._kept: list[tuple[Batch, Tensor]] = []
-        self._turns: Ints = np.empty(0, dtype=np.int64)
+        if stage.kept is not None:
+            self._rows = whole_people(labels, stage.kept.images, settings.seed, first)
+            labels, people, singles = labels[self._rows], stage.kept.people, stage.kept.singles
+        self._sampler = PKSampler(
+            labels, people, settings.images_per_person, singles, settings.seed
+        )
         self._mined: tuple[Ints, Triplets] | None = None
 
     def mines_at(self, step: int) -> bool:
@@ -71,7 +72,7 @@ class Feed:
         vectors = torch.cat(
             [
                 self._trainee.embed_as_it_is(self._prepared(rows), half=self._half)[mining.output]
-                for rows in np.split(subset, range(_EMBEDDED, len(subset), _EMBEDDED))
+                for rows in _split(subset)
             ]
         )
         triplets = mining.miner.mine(
@@ -84,31 +85,22 @@ class Feed:
 
     def outputs(self, step: int) -> tuple[Batch, dict[str, Tensor]]:
         """Return the batch of a step, and the unit vectors of each output."""
-        if self._stage.reuse == 1:
+        if self._stage.kept is None:
             batch, images = self._load(step)
             return batch, self._trainee(images, trained=self._stage.trained, half=self._half)
-        together = _TOGETHER * self._stage.reuse
-        number, place = divmod(step - self._first, together)
-        if number != self._round:
-            self._embed(number)
-        batch, features = self._kept[self._turns[place]]
+        if self._features is None:
+            self._features = torch.cat(
+                [
+                    self._trainee.features(self._prepared(rows), frozen=True, half=self._half)
+                    for rows in _split(self._rows)
+                ]
+            )
+        drawn = self._sampler.batch(step)
+        rows = self._rows[drawn]
+        labels = torch.from_numpy(self._task.labels[rows]).to(self._features.device)
         self._trainee.train()
-        return batch, self._trainee.embed(features)
-
-    def _embed(self, number: int) -> None:
-        """Embed the batches of a round, and shuffle the turns in which they serve."""
-        reuse = self._stage.reuse
-        begin = self._first + number * _TOGETHER
-        left = self._stage.steps - number * _TOGETHER * reuse
-        batches = min(_TOGETHER, -(-left // reuse))
-        self._kept = []
-        for each in range(begin, begin + batches):
-            batch, images = self._load(each)
-            features = self._trainee.features(images, frozen=True, half=self._half)
-            self._kept.append((batch, features))
-        turns = np.tile(np.arange(batches), reuse)
-        self._turns = np.random.default_rng([self._settings.seed, TURNS, begin]).permutation(turns)
-        self._round = number
+        outputs = self._trainee.embed(self._features[torch.from_numpy(drawn)])
+        return Batch(rows, labels, self._stage), outputs
 
     def _load(self, number: int) -> tuple[Batch, Tensor]:
         rows, triplets = self._draw(number)
@@ -148,6 +140,11 @@ def whole_people(labels: Ints, count: int, seed: int, step: int) -> Ints:
     several = np.cumsum(counts[order] > 1) >= 2
     enough = int(np.argmax(reached & several)) + 1 if (reached & several).any() else len(order)
     return np.flatnonzero(np.isin(labels, order[:enough])).astype(np.int64)
+
+
+def _split(rows: Ints) -> list[Ints]:
+    """Part image numbers into those that are embedded at once."""
+    return np.split(rows, range(_EMBEDDED, len(rows), _EMBEDDED))
 
 
 def mix(*parts: int) -> int:

@@ -22,7 +22,7 @@ from segue.train.objective import (
     own_loss,
     tying_loss,
 )
-from segue.train.task import Stage, Task
+from segue.train.task import Kept, Stage, Task
 from segue.train.trained import Trained
 from segue.train.trainee import COMPATIBLE, HEADS, SeparateHeadTrainee, Trainee
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing, no_progress
@@ -195,14 +195,16 @@ def train_twin(
 
 def _stages(settings: HarmonicSettings, trainee: Trainee) -> list[Stage]:
     """Return FaceNet's order, or the separate head last; without one, the whole network alone."""
-    rate, reuse = settings.head_learning_rate, settings.head_reuse
+    rate, kept = settings.head_learning_rate, None
+    if settings.head_images:
+        kept = Kept(settings.head_images, settings.head_people, settings.head_singles)
     if not settings.head_last:
-        heads = Stage("stage 1", settings.head_steps, rate, HEADS, reuse)
+        heads = Stage("stage 1", settings.head_steps, rate, HEADS, kept)
         return [heads, Stage("stage 2", settings.steps, settings.learning_rate)]
     whole = Stage("stage 1", settings.steps, settings.learning_rate)
     if COMPATIBLE_OUTPUT not in trainee.network.outputs:
         return [whole]
-    return [whole, Stage("stage 2", settings.head_steps, rate, COMPATIBLE, reuse)]
+    return [whole, Stage("stage 2", settings.head_steps, rate, COMPATIBLE, kept)]
 
 
 def _squares(settings: HarmonicSettings) -> Preprocessing:

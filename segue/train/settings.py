@@ -12,7 +12,7 @@ FACENET_STAGES: dict[str, Any] = {
     "head_last": False,
     "head_steps": 150,
     "head_learning_rate": 2e-3,
-    "head_reuse": 1,
+    "head_images": 0,
     "own_contrast": 0.0,
 }
 """Settings of one output, drawn anew and trained alone before the whole network."""
@@ -76,9 +76,7 @@ class LoopSettings:
             "checkpoint_every": 1,
         }
         for name, least in at_least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} {value!r}; give a whole number of at least {least}")
+            check_whole(name, getattr(self, name), least)
         for name in ("learning_rate", "margin"):
             check_number(name, getattr(self, name), above=True)
         for name in ("weight_decay", "clip", "shift", "zoom", "rotation", "brightness", "contrast"):
@@ -122,9 +120,11 @@ class HarmonicSettings(LoopSettings):
     steps: int = 600  # optimiser steps of the whole network
     learning_rate: float = 1e-3  # of them, at its highest
     head_last: bool = True  # the separate head is trained last, alone; else all heads come first
-    head_steps: int = 900  # optimiser steps of the heads' stage
-    head_learning_rate: float = 1e-3  # of them, at its highest
-    head_reuse: int = 6  # steps of the heads' stage that the features of one batch serve
+    head_steps: int = 300  # optimiser steps of the heads' stage
+    head_learning_rate: float = 2e-3  # of them, at its highest
+    head_images: int = 20_000  # images embedded once for that stage; 0 embeds each batch anew
+    head_people: int = 256  # P of that stage's batches, where images are embedded once
+    head_singles: int = 256  # images of one-image people in them
     loss: str = "harmonic_contrast"  # registered loss that ties v2 to v1
     loss_settings: dict[str, Any] = field(default_factory=dict)  # its settings by name
     self_weight: float = 1.0  # of the self loss on the own output
@@ -135,14 +135,13 @@ class HarmonicSettings(LoopSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.head_steps, int) or self.head_steps < 0:
-            raise UsageError(f"head_steps {self.head_steps!r}; give a whole number of at least 0")
+        check_whole("head_steps", self.head_steps, 0)
         check_number("head_learning_rate", self.head_learning_rate, above=True)
-        if not isinstance(self.head_reuse, int) or self.head_reuse < 1:
-            raise UsageError(f"head_reuse {self.head_reuse!r}; give a whole number of at least 1")
-        if self.mine_every and self.head_reuse > 1:
+        for name, least in {"head_images": 0, "head_people": 2, "head_singles": 0}.items():
+            check_whole(name, getattr(self, name), least)
+        if self.mine_every and self.head_images:
             raise UsageError(
-                "mine_every has new triplets to embed all the time; set head_reuse to 1 with it"
+                "mine_every has new triplets to embed all the time; set head_images to 0 with it"
             )
         if self.head_last and not self.separate_head:
             raise UsageError("head_last trains the separate head; set separate_head too")
@@ -162,6 +161,16 @@ def paper_settings(**given: Any) -> HarmonicSettings:
     """
     paper = {**FACENET_STAGES, "loss": "harmonic", "cross_weight": 1.0}
     return HarmonicSettings(**{**paper, **given})
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """Check that a setting is a whole number of at least `least`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} {value!r}; give a whole number of at least {least}")
 
 
 def check_number(name: str, value: float, *, above: bool = False) -> None:

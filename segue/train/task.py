@@ -19,6 +19,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Features made once for a whole stage, of images as they are: the trunk must stay as it is.
+
+    They cost no more than one pass over the images, and batches may be as large as is wanted.
+
+    Attributes:
+        images: how many at the most: all of some people, drawn by the seed. Their features stay in
+            memory.
+        people: people with two images or more in a batch.
+        singles: images of one-image people in a batch.
+    """
+
+    images: int
+    people: int
+    singles: int
+
+
+@dataclass(frozen=True)
 class Stage:
     """A run of steps with one optimiser.
 
@@ -27,15 +45,14 @@ class Stage:
         steps: how many.
         learning_rate: at its highest.
         trained: one of PARTS; but for "all" the trunk stays as it is, statistics included.
-        reuse: steps for which the features of one batch serve. More than 1 needs a trunk that stays
-            as it is; the batches of some steps are then embedded together and used in turn.
+        kept: features that all batches are drawn from; None embeds each batch anew.
     """
 
     name: str
     steps: int
     learning_rate: float
     trained: str = ALL
-    reuse: int = 1
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)

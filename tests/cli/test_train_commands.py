@@ -70,10 +70,10 @@ def test_a_shared_head_comes_in_the_paper_s_order(segue, workspace, faces):
         )
     )  # fmt: skip
     found = version["details"]["training"]
-    assert (found["loss"], found["head_last"], found["head_reuse"]) == (
+    assert (found["loss"], found["head_last"], found["head_images"]) == (
         "harmonic_contrast",
         False,
-        1,
+        0,
     )
     assert version["outputs"] == {"embedding": 64}
 
@@ -102,9 +102,9 @@ def test_a_base_training_takes_a_precision(segue, workspace, faces):
         (("--loss-setting", "temperature=cold"), "is no number"),
         (("--head-dropout", "1.5"), "head_dropout 1.5"),
         (("--cross-weight", "-1"), "cross_weight -1"),
-        (("--head-reuse", "0"), "head_reuse 0"),
-        (("--mine-every", "5"), "set head_reuse to 1"),
-        (("--mine-every", "5", "--head-reuse", "1"), "a loss that does: harmonic"),
+        (("--head-images", "-1"), "head_images -1"),
+        (("--mine-every", "5"), "set head_images to 0"),
+        (("--mine-every", "5", "--head-images", "0"), "a loss that does: harmonic"),
         (("--recipe", "paper", "--mine-every", "5", "--loss", "l2"), "'l2' takes none"),
         (("--recipe", "soup"), "'soup' is not one of"),
         (("--precision", "float16"), "'float16' is not one of"),

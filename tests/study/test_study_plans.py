@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.study import cells, command, frozen, recipes, short
-from benchmarks.study.cells import all_cells, batches, describe, models_of
+from benchmarks.study.cells import all_cells, batches, describe, models_of, twin_settings
 from benchmarks.study.foreign import ForeignModel, apply_head, train_head
 from benchmarks.study.people import TRAIN, VALIDATION, People, mislabelled
 from benchmarks.study.recipes import DECIDES, ILLUSTRATES, STUDIES, Recipe, Study
@@ -36,13 +36,15 @@ def test_every_registered_loss_and_bridge_is_compared():
 
 
 def test_recipes_are_named_once_and_take_equal_steps():
-    """All embed as many batches; what an ablation varies is a recipe with as many seeds."""
+    """None embeds more batches than its twin; an ablation varies a recipe of as many seeds."""
     names = [recipe.name for study in STUDIES for recipe in study.recipes]
     assert len(names) == len(set(names))
     known = {recipe.name: recipe for recipe in DECIDES.recipes}
     for recipe in DECIDES.recipes:
         given = recipe.settings or DECIDES.further
-        assert batches(given) == 650
+        twin = twin_settings(DECIDES, recipe)
+        assert batches(given) <= batches(twin) == 650
+        assert given.steps == twin.steps
         assert (given.threads, given.precision) == (1, "bfloat16")
         if recipe.group in {recipes.ABLATION, recipes.NOISE}:
             assert recipe.seeds == 3 <= known[recipe.beside].seeds
@@ -98,7 +100,7 @@ CHANGES = {
     "learning_rate": 0.1,
     "loss": "hoc",
     "loss_settings": {"temperature": 0.5},
-    "head_reuse": 2,
+    "head_images": 50,
     "precision": "float32",
 }
 

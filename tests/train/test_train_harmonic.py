@@ -25,8 +25,12 @@ from train_world import (
 
 from segue.errors import TrainingError, UnknownNameError, UsageError, VectorError
 from segue.networks import build_network, load_network, save_weights
+from segue.networks.preprocess import prepare
 from segue.train import HarmonicSettings, paper_settings, train_base, train_harmonic, train_twin
 from segue.train.checkpoint import FILE_NAME
+from segue.train.feed import Feed, whole_people
+from segue.train.task import Kept, Stage, Task
+from segue.train.trainee import HEADS, Trainee
 from segue.types import COMPATIBLE_OUTPUT, DEFAULT_OUTPUT, Preprocessing
 
 
@@ -113,13 +117,13 @@ def test_the_separate_head_trained_last_changes_nothing_else(faces, v2, old_vect
         assert same is not name.startswith(f"heads.{COMPATIBLE_OUTPUT}"), name
 
 
-@pytest.mark.parametrize("reuse", [1, 3, 100])
-def test_features_serve_as_many_steps_as_asked_for(faces, v2, old_vectors, reuse):
-    """A stage of any number of steps ends, whatever share of its last round it needs."""
+@pytest.mark.parametrize("images", [0, 8, 10_000])
+def test_a_head_learns_from_features_however_many_images_are_kept(faces, v2, old_vectors, images):
+    """Its stage takes all of its steps, and the loss falls, with kept features or without."""
     settings = dataclasses.replace(
         HARMONIC,
         head_steps=80,
-        head_reuse=reuse,
+        head_images=images,
         head_dropout=0.0,
         head_learning_rate=2e-2,
         steps=1,
@@ -128,6 +132,37 @@ def test_features_serve_as_many_steps_as_asked_for(faces, v2, old_vectors, reuse
     assert trained.history[-1]["step"] == 81
     losses = [entry["loss"] for entry in trained.history[1:]]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_kept_features_are_those_of_some_people_s_images_as_they_are(faces, v2):
+    """Each of their images passes the trunk once, unchanged; batches are of these."""
+    images, labels, settings = faces.load((32, 32)), faces.labels, HARMONIC
+    squares = Preprocessing(32, 32)
+    trainee = Trainee(v2.network)
+    embedded = []
+
+    def features(given, *, frozen, half):
+        assert (frozen, half) == (True, False)
+        embedded.append(given)
+        return Trainee.features(trainee, given, frozen=frozen, half=half)
+
+    trainee.features = features
+    stage = Stage("heads", 5, 1e-3, HEADS, Kept(images=9, people=2, singles=1))
+    feed = Feed(
+        trainee, Task(images, labels, squares, lambda *_: {}, {}), settings, stage=stage, first=4
+    )
+    chosen = whole_people(labels, 9, settings.seed, 4)
+    assert len(chosen) < len(images)
+    assert {person for person in labels[chosen] if (labels[chosen] == person).sum() > 1}
+    expected = v2.network(torch.from_numpy(prepare(images, squares)))[DEFAULT_OUTPUT]
+    drawn = set()
+    for step in range(4, 9):
+        batch, outputs = feed.outputs(step)
+        drawn |= set(batch.rows.tolist())
+        assert batch.labels.tolist() == labels[batch.rows].tolist()
+        torch.testing.assert_close(outputs[DEFAULT_OUTPUT], expected[batch.rows])
+    assert drawn <= set(chosen.tolist())
+    assert sum(map(len, embedded)) == len(chosen)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +256,7 @@ def test_a_killed_harmonic_training_goes_on_to_the_same_weights(
         (PAPER, {"loss": "lce", "optimiser": "sgd"}),
         (HEADS_FIRST, {"loss": "mixbct"}),
         (HARMONIC, {"loss": "lce"}),
-        (HARMONIC, {"loss": "mixbct", "head_reuse": 1}),
+        (HARMONIC, {"loss": "mixbct", "head_images": 0}),
         (HARMONIC, {"precision": "bfloat16"}),
         (HARMONIC, {"precision": "bfloat16", "loss": "lce", "head_dropout": 0.0}),
     ],
@@ -271,7 +306,9 @@ def test_bfloat16_trains_the_trunk_in_other_precision_and_gives_float32(faces, v
         ({"cross_weight": -1.0}, "cross_weight -1.0"),
         ({"head_dropout": 1.0}, "head_dropout 1.0 is a share below 1"),
         ({"head_dropout": -0.1}, "head_dropout -0.1"),
-        ({"head_reuse": 0}, "head_reuse 0"),
+        ({"head_images": -1}, "head_images -1"),
+        ({"head_people": 1}, "head_people 1"),
+        ({"head_singles": -1}, "head_singles -1"),
         ({"separate_head": False}, "head_last trains the separate head"),
         ({"precision": "float16"}, "known: bfloat16, float32"),
     ],

@@ -237,8 +237,8 @@ def test_impossible_settings_of_mining_are_refused(change, told):
     with pytest.raises(UsageError, match=told):
         TrainSettings(**change)
     with pytest.raises(UsageError, match=told):
-        HarmonicSettings(**change, head_reuse=1)
-    with pytest.raises(UsageError, match="set head_reuse to 1"):
+        HarmonicSettings(**change, head_images=0)
+    with pytest.raises(UsageError, match="set head_images to 0"):
         HarmonicSettings(mine_every=5)
 
 

@@ -19,8 +19,8 @@ COMMON = {
     "checkpoint_every": 4,
 }
 BASE = TrainSettings(**COMMON, width=2, dimension=6, steps=10)
-HARMONIC = HarmonicSettings(**COMMON, head_steps=5, steps=6, head_reuse=2)
-HEADS_FIRST = dataclasses.replace(HARMONIC, head_last=False, head_reuse=1)
+HARMONIC = HarmonicSettings(**COMMON, head_steps=5, steps=6, head_people=6)
+HEADS_FIRST = dataclasses.replace(HARMONIC, head_last=False, head_images=0)
 PAPER = paper_settings(**COMMON, head_steps=5, steps=6)
 ENOUGH = {
     "head_steps": 60,
