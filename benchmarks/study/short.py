@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TINY: dict[str, Any] = {"image_size": 32, "people_per_batch": 8, "threads": 1}
-_FURTHER: dict[str, Any] = {"head_steps": 24, "steps": 8, **_TINY}
-_PAPER = paper_settings(**{**_FURTHER, "head_steps": 4})
+_PAPER = paper_settings(head_steps=4, steps=8, **_TINY)
+_FURTHER: dict[str, Any] = {
+    **{"head_steps": 24, "steps": 8, **_TINY},
+    "head_images": _PAPER.head_steps * _PAPER.images_per_batch,
+}
 
 SHORT = Study(
     name="small to a larger network, drawn faces",
