@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _TINY: dict[str, Any] = {"image_size": 32, "people_per_batch": 8, "threads": 1}
 _PAPER = paper_settings(head_steps=4, steps=8, **_TINY)
 _FURTHER: dict[str, Any] = {
-    **{"head_steps": 24, "steps": 8, **_TINY},
+    **_TINY,
+    "head_steps": 24,
+    "steps": 8,
     "head_images": _PAPER.head_steps * _PAPER.images_per_batch,
 }
 
