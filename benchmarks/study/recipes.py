@@ -118,15 +118,15 @@ def own_head(loss: str, **given: Any) -> HarmonicSettings:
 
 STRATEGIES = (
     Recipe(
-        name="segue",
-        says="Segue's defaults: one threshold for all pairs of a batch, on a head of its own.",
-        settings=further(),
-    ),
-    Recipe(
         name="segue, retuned",
         says="Segue's defaults against v1's vectors as an affine map of their own leaves them.",
         settings=further(),
         retuned=True,
+    ),
+    Recipe(
+        name="segue",
+        says="Segue's defaults: one threshold for all pairs of a batch, on a head of its own.",
+        settings=further(),
     ),
     Recipe(name="twin", says="v2 trained on for as many steps, knowing nothing of v1."),
     Recipe(

@@ -93,7 +93,7 @@ def test_seeds_differ_between_and_within_upgrades():
     assert len(set(used)) == 15
 
 
-STRATEGY = DECIDES.recipes[0]
+STRATEGY = next(recipe for recipe in DECIDES.recipes if recipe.name == "segue")
 CHANGES = {
     "steps": 7,
     "cross_weight": 0.77,
