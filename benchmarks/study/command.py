@@ -236,9 +236,13 @@ def _listed(cells: Sequence[Cell], store: Store) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    shared = Path(__file__).parents[3] / "shared" / "data"
+    beside = Path(os.environ.get("SEGUE_DATA", shared))
     parser = argparse.ArgumentParser(prog="study", description=__doc__)
     parser.add_argument("--short", action="store_true", help="drawn faces, tiny networks, seconds")
-    add_places(parser)
+    parser.add_argument("--data", type=Path, help="folder with people.csv")
+    parser.add_argument("--models", type=Path, help="folder of the second upgrade's model")
+    parser.add_argument("--out", type=Path, default=Path(".study"), help="where cells are stored")
     parser.add_argument("--part", choices=(VALIDATION, TEST), default=VALIDATION)
     parser.add_argument("--freeze", action="store_true", help="write down the recipes as they are")
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
@@ -248,22 +252,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="say what is stored and what is not")
     parser.add_argument("--tables", action="store_true", help="measure what is stored; no training")
     parser.add_argument("--no-tables", action="store_true", help="train, measure nothing")
-    return settle_places(parser.parse_args(arguments))
-
-
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where faces, models and cells lie."""
-    parser.add_argument("--data", type=Path, help="folder with people.csv")
-    parser.add_argument("--models", type=Path, help="folder of the second upgrade's model")
-    parser.add_argument("--out", type=Path, default=Path(".study"), help="where cells are stored")
-
-
-def settle_places(given: argparse.Namespace) -> argparse.Namespace:
-    """Fill in the places that were not named."""
-    shared = Path(__file__).parents[3] / "shared" / "data"
-    beside = Path(os.environ.get("SEGUE_DATA", shared))
+    given = parser.parse_args(arguments)
     if given.data is None:
-        given.data = given.out / "faces" if getattr(given, "short", False) else beside / "lfw"
+        given.data = given.out / "faces" if given.short else beside / "lfw"
     if given.models is None:
         given.models = beside.parent / "models"
     return given

@@ -117,7 +117,7 @@ class _Embedder:
         faces = self._people.train() if part == TRAIN else self._people.measured(part)
         if isinstance(settings, ForeignModel):
             return settings.embed(self._people.models, faces)
-        network, preprocessing = network_of(cell, self._weights, self._facts)
+        network, preprocessing = _network(cell, self._weights, self._facts)
         images = faces.load((preprocessing.height, preprocessing.width))
         return embed(TorchRunner(network), images, preprocessing)
 
@@ -138,7 +138,7 @@ def _train(cell: Cell, store: Store, faces: FaceList) -> tuple[bytes, dict[str, 
         head, seconds = train_head(features, faces.labels, old, settings)
         return save_tensors(head), {"seconds": round(seconds, 1), "steps": settings.head_steps}
     begun = cell.need(START)
-    start, preprocessing = network_of(begun, store.weights(begun), store.facts(begun))
+    start, preprocessing = _network(begun, store.weights(begun), store.facts(begun))
     if cell.kind == TWIN:
         return _kept(train_twin(faces, settings, start=start, preprocessing=preprocessing))
     old = store.vectors(cell.need(V1), TRAIN)[DEFAULT_OUTPUT]
@@ -166,9 +166,8 @@ def _kept(trained: Trained) -> tuple[bytes, dict[str, Any]]:
     }
 
 
-def network_of(
+def _network(
     cell: Cell, weights: bytes, facts: Mapping[str, Any]
 ) -> tuple[EmbeddingNetwork, Preprocessing]:
-    """Return the network of a cell's weights and facts, and what its images go through."""
     network = load_network(facts["architecture"], facts["network"], weights, source=cell.label)
     return network, Preprocessing.from_json(facts["preprocessing"])
