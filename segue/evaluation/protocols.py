@@ -15,7 +15,7 @@ import numpy as np
 from segue.arrays import check_labels, check_vectors
 from segue.errors import EvaluationError, VectorError
 from segue.evaluation.results import STATUS_QUO
-from segue.harmonic.calibration import Calibration, impostor_distances
+from segue.harmonic.calibration import Calibration, calibrate
 from segue.harmonic.distances import squared_distances
 
 if TYPE_CHECKING:
@@ -142,13 +142,11 @@ def calibrate_edges(data: CompatibilityData) -> dict[tuple[str, str], Calibratio
     Raises:
         EvaluationError: too few people.
     """
-    people = data.people
     calibrations = {}
     for probe, stored in data.edges:
         left, right = data.vectors(probe, stored)
-        distances = impostor_distances(left, data.labels, right, data.labels, same_images=True)
-        calibrations[probe, stored] = Calibration.fit(
-            distances, people_pairs=people * (people - 1) // 2, people=people
+        calibrations[probe, stored] = calibrate(
+            left, data.labels, right, data.labels, same_images=True
         )
     return calibrations
 

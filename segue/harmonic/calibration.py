@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
     from segue.types import Bools, Doubles, Floats, Ints
 
-FORMAT = 1
-"""The version of the JSON form."""
+FORMAT = 2
+"""The version of the JSON form. Format 1, which is read too, has no `accepts_needed`."""
 
 KNOTS = 512
 """At most this many order statistics are kept, evenly spaced in log rank."""
 
 ACCEPTS_NEEDED = 100
-"""Impostor accepts that a supported FAR rests on at least."""
+"""Accepted pairs of images of different people that a supported FAR rests on at least."""
 
 PEOPLE_PAIRS_NEEDED = 50
-"""Pairs of people that a supported FAR rests on at least, if all their images are accepted."""
+"""Pairs of people that a supported FAR rests on at least."""
 
 FEWEST_IMPOSTORS = 10
 """Below this many impostor pairs nothing is fitted."""
@@ -83,6 +83,8 @@ class Calibration:
         ranks: measured pairs at or below each knot; `impostors + 1` at distance 4.
         shape: the tail's shape, >= 0.
         scale: the tail's scale, > 0, in units of -log(distance).
+        accepts_needed: measured pairs that a supported FAR accepts at least, so that they hold 100
+            pairs of images and 50 pairs of people.
 
     >>> rng = np.random.default_rng(0)
     >>> calibration = Calibration.fit(rng.normal(2, 0.2, 100_000), people_pairs=4950, people=100)
@@ -99,18 +101,30 @@ class Calibration:
     ranks: tuple[int, ...]
     shape: float
     scale: float
+    accepts_needed: int = ACCEPTS_NEEDED
 
     def __post_init__(self) -> None:
         _check_knots(self)
 
     @classmethod
-    def fit(cls, impostors: ArrayLike, *, people_pairs: int, people: int) -> Calibration:
+    def fit(
+        cls,
+        impostors: ArrayLike,
+        *,
+        people_pairs: int,
+        people: int,
+        behind: ArrayLike | None = None,
+        copies: int = 1,
+    ) -> Calibration:
         """Fit the map to the squared distances of impostor pairs.
 
         Args:
             impostors: squared distances of pairs of different people, float [P], in any order.
             people_pairs: how many pairs of people they come from.
             people: how many people they come from.
+            behind: a number for the pair of people behind each distance, int [P]. Given, 50
+                different ones must be among the accepts of a supported FAR.
+            copies: 2 if every pair of images is there twice, as (i, j) and (j, i), else 1.
 
         Raises:
             EvaluationError: too few pairs or people, or no squared distances of unit vectors.
@@ -118,7 +132,8 @@ class Calibration:
         sample = _checked_sample(impostors, people_pairs, people)
         values, counts = np.unique(sample, return_counts=True)
         ranks = np.cumsum(counts)
-        wanted = math.ceil(len(sample) * _smallest_far(len(sample), people_pairs))
+        needed = _accepts_needed(sample, impostors, behind, copies)
+        wanted = math.ceil(len(sample) * _tail_far(len(sample), people_pairs))
         first_rank = min(wanted, max(len(sample) // 4, FEWEST_EXCESSES))
         first = int(np.searchsorted(ranks, first_rank))
         shape, scale = _fit_tail(sample[: ranks[first]])
@@ -135,16 +150,19 @@ class Calibration:
             ranks=(*at_or_below, len(sample) + 1),
             shape=shape,
             scale=scale,
+            accepts_needed=needed,
         )
 
     @property
     def smallest_far(self) -> float:
         """The smallest FAR that the data supports, 1 where it supports none.
 
-        At least 100 accepted impostor pairs, and at least 50 pairs of people even if every image
-        of an accepted pair of people is accepted.
+        Its accepts hold at least 100 pairs of images, each counted once, and 50 pairs of people;
+        and it is at least the share that 50 are of all pairs of people, so that other images of
+        them would support it too.
         """
-        return _smallest_far(self.impostors, self.people_pairs)
+        needed = self.accepts_needed / self.impostors
+        return min(1.0, max(needed, PEOPLE_PAIRS_NEEDED / self.people_pairs))
 
     def supports(self, far: float) -> bool:
         """Tell whether `far` is at least `smallest_far`, rounding apart.
@@ -213,6 +231,7 @@ class Calibration:
             "impostors": self.impostors,
             "people": self.people,
             "people_pairs": self.people_pairs,
+            "accepts_needed": self.accepts_needed,
             "distances": list(self.distances),
             "ranks": list(self.ranks),
             "tail": {"shape": self.shape, "scale": self.scale},
@@ -223,10 +242,10 @@ class Calibration:
         """Read what `to_json` wrote.
 
         Raises:
-            FormatError: written in another format.
+            FormatError: written in a later format.
             EvaluationError: damaged.
         """
-        if value.get("format") != FORMAT:
+        if value.get("format") not in (1, FORMAT):
             raise FormatError("the calibration", str(value.get("format", "none")), FORMAT)
         try:
             return cls(
@@ -237,6 +256,9 @@ class Calibration:
                 ranks=tuple(int(x) for x in value["ranks"]),
                 shape=float(value["tail"]["shape"]),
                 scale=float(value["tail"]["scale"]),
+                accepts_needed=int(
+                    ACCEPTS_NEEDED if value["format"] == 1 else value["accepts_needed"]
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EvaluationError(
@@ -286,19 +308,40 @@ def impostor_distances(
         VectorError: no unit vectors, of two dimensions, or not one label per row.
         EvaluationError: `same_images` with different people per row.
     """
-    left, right = np.asarray(a), np.asarray(b)
-    people_a, people_b = _joint_labels(labels_a, len(left), labels_b, len(right))
+    people = _joint_labels(labels_a, len(a), labels_b, len(b))
+    return _impostors(np.asarray(a), np.asarray(b), *people, same_images=same_images).distances
+
+
+class _Impostors(NamedTuple):
+    """Distances float64 [P], the pair of people behind each int64 [P], and `fit`'s copies."""
+
+    distances: Doubles
+    behind: Ints
+    copies: int
+
+
+def _impostors(
+    left: Floats, right: Floats, people_a: Ints, people_b: Ints, *, same_images: bool
+) -> _Impostors:
+    """Measure all pairs of different people, who are numbered together on both sides."""
     if same_images and not np.array_equal(people_a, people_b):
         raise EvaluationError("same_images needs the same person in row i of both sides")
     once = same_images and np.array_equal(left, right)
-    kept = []
+    distances, behind = [np.empty(0)], [np.empty(0, dtype=np.int64)]
     for start in range(0, len(left), _ROWS):
         rows = slice(start, start + _ROWS)
         different = people_a[rows, None] != people_b
         if once:
             different &= np.arange(start, start + len(different))[:, None] < np.arange(len(right))
-        kept.append(squared_distances(left[rows], right)[different])
-    return np.concatenate(kept, dtype=np.float64) if kept else np.empty(0)
+        distances.append(squared_distances(left[rows], right)[different])
+        smaller = np.minimum(people_a[rows, None], people_b).astype(np.int64)
+        larger = np.maximum(people_a[rows, None], people_b)
+        behind.append((smaller << 32 | larger)[different])
+    return _Impostors(
+        np.concatenate(distances, dtype=np.float64),
+        np.concatenate(behind),
+        copies=2 if same_images and not once else 1,
+    )
 
 
 def count_people_pairs(labels_a: ArrayLike, labels_b: ArrayLike) -> int:
@@ -316,11 +359,14 @@ def calibrate(
     a: Floats, labels_a: ArrayLike, b: Floats, labels_b: ArrayLike, *, same_images: bool
 ) -> Calibration:
     """Fit a calibration to all impostor pairs of two sets of vectors (see `impostor_distances`)."""
-    people = set(np.asarray(labels_a).tolist()) | set(np.asarray(labels_b).tolist())
+    people_a, people_b = _joint_labels(labels_a, len(a), labels_b, len(b))
+    found = _impostors(np.asarray(a), np.asarray(b), people_a, people_b, same_images=same_images)
     return Calibration.fit(
-        impostor_distances(a, labels_a, b, labels_b, same_images=same_images),
-        people_pairs=count_people_pairs(labels_a, labels_b),
-        people=len(people),
+        found.distances,
+        people_pairs=count_people_pairs(people_a, people_b),
+        people=len(np.union1d(people_a, people_b)),
+        behind=found.behind,
+        copies=found.copies,
     )
 
 
@@ -340,8 +386,48 @@ def _log(distance: Doubles) -> Doubles:
     return np.asarray(np.where(distance == 0, _LOG_ZERO, positive))
 
 
-def _smallest_far(impostors: int, people_pairs: int) -> float:
+def _tail_far(impostors: int, people_pairs: int) -> float:
+    """Return the FAR below which the tail is fitted."""
     return min(1.0, max(ACCEPTS_NEEDED / impostors, PEOPLE_PAIRS_NEEDED / people_pairs))
+
+
+def _accepts_needed(
+    sample: Doubles, impostors: ArrayLike, behind: ArrayLike | None, copies: int
+) -> int:
+    """Return the fewest accepts that hold enough pairs of images and of people, all if none do.
+
+    Args:
+        sample: the distances, sorted.
+        impostors: the same as they were given.
+        behind: the pair of people of each distance as it was given, or None.
+        copies: how often each pair of images is there.
+    """
+    place = ACCEPTS_NEEDED * copies - 1
+    if behind is not None:
+        place = max(place, _place_of_people(np.ravel(impostors), np.ravel(behind)))
+    if place >= len(sample):
+        return len(sample)
+    return int(np.searchsorted(sample, sample[place], side="right"))
+
+
+def _place_of_people(distances: Doubles, behind: Ints) -> int:
+    """Return the place, by distance, of the pair that completes the pairs of people needed.
+
+    It is beyond the last place where there are fewer.
+    """
+    if distances.shape != behind.shape:
+        raise EvaluationError("give one pair of people for each impostor distance")
+    looked_at = 16 * PEOPLE_PAIRS_NEEDED
+    while True:
+        looked_at = min(looked_at, len(distances))
+        lowest = np.argpartition(distances, looked_at - 1)[:looked_at]
+        lowest = lowest[np.argsort(distances[lowest], kind="stable")]
+        _, first_seen = np.unique(behind[lowest], return_index=True)
+        if len(first_seen) >= PEOPLE_PAIRS_NEEDED:
+            return int(np.sort(first_seen)[PEOPLE_PAIRS_NEEDED - 1])
+        if looked_at == len(distances):
+            return looked_at
+        looked_at *= 8
 
 
 def _checked_sample(impostors: ArrayLike, people_pairs: int, people: int) -> Doubles:
@@ -399,6 +485,7 @@ def _check_knots(calibration: Calibration) -> None:
         and 0 <= calibration.shape < math.inf
         and 0 < calibration.scale < math.inf
         and calibration.people_pairs >= 1
+        and calibration.accepts_needed >= 1
     )
     if not good:
         raise EvaluationError("the calibration's knots or tail are damaged; measure the edge again")
