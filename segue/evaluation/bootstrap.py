@@ -203,7 +203,8 @@ class Curve:
         if len(self._lowest[0]) < stop:
             count = min(len(self.impostor), max(stop, 4 * len(self._lowest[0]), _LOOKED_UP))
             chosen = np.flatnonzero(self._scores <= self.impostor[count - 1])
-            chosen = chosen[np.argsort(self._scores[chosen])]
+            # Stable: what a longer look finds begins with what a shorter one found, ties too.
+            chosen = chosen[np.argsort(self._scores[chosen], kind="stable")]
             self._lowest = self._pairs.left[chosen], self._pairs.right[chosen]
         return self._lowest
 
@@ -253,10 +254,13 @@ class Curve:
         return int(np.searchsorted(self.impostor, refused)) // self._pairs.copies
 
     def measurable(self, far: float) -> bool:
-        """Say whether a FAR allows 100 accepts (of pairs of images) of 50 pairs of people."""
-        if not self._pairs.can_support(far):
-            return False
+        """Say whether a FAR accepts 100 pairs of images, of 50 pairs of people.
+
+        It may allow more than it accepts: impostors tied with the first refused one stay out.
+        """
         accepts = int(np.searchsorted(self.impostor, self.refused(far)))
+        if accepts // self._pairs.copies < LEAST_ACCEPTS:
+            return False
         looked_at = 0
         while looked_at < accepts:
             looked_at = min(accepts, 2 * looked_at + 1000)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from segue.types import Doubles
 
 LEAST_ACCEPTS = 100
-"""Impostor accepts that a FAR must allow before VAL at it is called measurable (10 % of noise)."""
+"""Impostor accepts at a FAR before VAL at it is called measurable (10 % of noise)."""
 
 LEAST_PEOPLE_PAIRS = 50
 """Pairs of people among those accepts: a hundred accepts of one pair of twins say little."""
@@ -125,13 +125,13 @@ def val_at_far(
     allowed = allowed_accepts(check_far(far), len(different))
     refused = first_refused(np.sort(different), allowed)
     accepted = different < refused
-    measurable = allowed >= LEAST_ACCEPTS
+    accepts = int(accepted.sum())
+    measurable = accepts >= LEAST_ACCEPTS
     if measurable and people_pairs is not None:
         named = np.asarray(people_pairs)
         if named.shape != different.shape:
             raise EvaluationError("give one pair of people for each impostor distance")
         measurable = len(np.unique(named[accepted])) >= LEAST_PEOPLE_PAIRS
-    accepts = int(accepted.sum())
     return ValAtFar(
         far=float(far),
         val=float((same < refused).mean()),

@@ -179,13 +179,15 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def check_new(v2: Tensor, labels: Tensor) -> None:
-    """Refuse new vectors that are not of unit length, or not one label for each.
+    """Refuse new vectors that are not of unit length, or not one label for each, or none at all.
 
     Raises:
         VectorError: they are not.
     """
     check_unit(v2, "new vectors")
     check_tensor_labels(labels, v2)
+    if not len(v2):
+        raise VectorError("the batch has no vectors, so that its mean loss is not defined; skip it")
 
 
 def check_old(loss: Loss, v2: Tensor, labels: Tensor, v1: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from segue.harmonic.mining import (
     check_tensor_labels,
     check_unit,
 )
-from segue.harmonic.pools import COMBINATIONS, check_combinations, mine_pools
+from segue.harmonic.pools import COMBINATIONS, check_combinations, mine_pools, with_an_old_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,8 @@ class OfflineMiner:
         margin: alpha of the triplet loss, in squared distance.
         strategy: how negatives are chosen (`segue.harmonic.select_triplets`).
         combinations: versions of anchor, positive and negative, as of `HarmonicTripletLoss`.
+        all_new: whether triplets of new vectors alone are kept. They take part in the choice of
+            negatives either way, as they do online where they weigh nothing.
         limit: at most so many triplets, each as likely to be kept; by default all.
         rows_at_once: anchors to be mined at a time; by default what suits the machine's cache.
             The memory beside the triplets is this times the subset.
@@ -47,6 +49,7 @@ class OfflineMiner:
     margin: float = 0.2
     strategy: str = "semi-hard"
     combinations: Sequence[str] = COMBINATIONS
+    all_new: bool = True
     limit: int | None = None
     rows_at_once: int | None = None
 
@@ -99,6 +102,8 @@ class OfflineMiner:
             generator=generator,
             rows_at_once=self.rows_at_once,
         )
+        if not self.all_new:
+            mined = with_an_old_one(mined, len(vectors))
         if self.limit is None or len(mined.anchor) <= self.limit:
             return mined
         drawn = torch.randperm(len(mined.anchor), generator=generator)[: self.limit]

@@ -116,6 +116,13 @@ def with_a_new_one(triplets: Triplets, new: int) -> Triplets:
     return Triplets(anchor[kept], positive[kept], negative[kept])
 
 
+def with_an_old_one(triplets: Triplets, new: int) -> Triplets:
+    """Leave out the triplets of new vectors only: rows below `new`."""
+    anchor, positive, negative = triplets
+    kept = ((anchor >= new) | (positive >= new) | (negative >= new)).nonzero().squeeze(1)
+    return Triplets(anchor[kept], positive[kept], negative[kept])
+
+
 def _pool_groups(combinations: Sequence[str]) -> list[tuple[str, set[str], set[str]]]:
     """Return anchor version, positive versions and negative versions that can be mined together."""
     groups: dict[tuple[str, str], set[str]] = {}

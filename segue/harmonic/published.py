@@ -118,7 +118,7 @@ class BctLoss:
             VectorError: no unit vectors, another dimension, or labels that are no rows of them.
         """
         means = check_means(self, v2, labels, old_means)
-        return functional.cross_entropy(self.scale * cosines(v2, means), labels)
+        return functional.cross_entropy(self.scale * cosines(v2, means), labels.long())
 
 
 @register_loss("contra_ract")
@@ -274,6 +274,7 @@ class LceLoss:
         means = check_means(self, v2, labels, old_means)
         radii = check_radii(self, means, old_radii)
         weights = check_class_weights(self, means, class_weights)
+        labels = labels.long()
         short = torch.relu(radii[labels] - own_cosines(wide(v2), means, labels)).mean()
         loss = self.align * functional.mse_loss(weights, means) + short
         if self.classify:
@@ -362,6 +363,7 @@ class MixBctLoss:
         old = check_old(self, v2, labels, v1)
         means = check_means(self, v2, labels, old_means)
         radii = check_radii(self, means, old_radii)
+        labels = labels.long()
         near = own_cosines(wide(old), means, labels) >= radii[labels] - 1e-6  # of rounding
         device = "cpu" if generator is None else generator.device
         drawn = torch.rand(len(v2), generator=generator, device=device).to(v2.device)

@@ -127,8 +127,8 @@ def offline_mining(
     mined = {key: getattr(loss, key) for key in ("margin", "strategy") if hasattr(loss, key)}
     combinations = getattr(loss, "mined", None)
     if combinations is not None:
-        weightless = {"nnn"} if getattr(loss, "self_weight", 1) == 0 else set()
-        mined["combinations"] = [each for each in combinations if each not in weightless]
+        mined["combinations"] = combinations
+        mined["all_new"] = getattr(loss, "self_weight", 1) != 0
     return Mining(OfflineMiner(**mined), output, old)
 
 

@@ -173,3 +173,45 @@ def test_measurable_asks_for_pairs_of_people_too():
     assert spread.measurable(0.002)
     scores[:15, 15:30] = 0.5
     assert not Curve(all_pairs(labels, directed=False), scores).measurable(0.002)
+
+
+def test_accepts_tied_with_a_refused_impostor_are_not_counted():
+    """A FAR that allows 141 accepts but meets a tie at the 61st accepts 60: not measurable."""
+    labels = np.arange(450)
+    scores = np.full((450, 450), 2.0)
+    scores[0, 1:61] = 1.0
+    spread = np.linspace(1.0, 1.5, 160)
+    curve = Curve(all_pairs(np.repeat(np.arange(225), 2), directed=False), scores)
+    assert not curve.measurable(0.002)
+    assert not val_at_far([0.0], [*np.ones(60), *np.full(14_040, 2.0)], 0.01).measurable
+    assert val_at_far([0.0], [*spread, *np.full(13_940, 2.0)], 0.01).measurable
+    scores[0, :] = np.linspace(1.0, 1.5, 450)
+    scores[labels, labels] = 2.0
+    assert Curve(all_pairs(np.repeat(np.arange(225), 2), directed=False), scores).measurable(0.002)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_ties_are_weighed_once_however_far_one_looks(monkeypatch, directed):
+    """With blocks and look-ups far smaller than the ties, each pair still weighs its own people."""
+    monkeypatch.setattr("segue.evaluation.bootstrap._BLOCK", 64)
+    monkeypatch.setattr("segue.evaluation.bootstrap._LOOKED_UP", 10)
+    random = np.random.default_rng(5)
+    labels = np.repeat(np.arange(30), 4)
+    scores = random.integers(0, 5, (120, 120)) / 4
+    pairs = all_pairs(labels, directed=directed)
+    resamples = Resamples.draw(np.bincount(labels), 10, 0)
+    curve = Curve(pairs, scores)
+    flat = scores.reshape(-1)[pairs.impostor]
+    weights = resamples.weights[pairs.left] * resamples.weights[pairs.right]
+    for refused in (0.5, 1.25):
+        expected = (weights * (flat < refused)[:, None]).sum(0) / weights.sum(0)
+        first, second = (curve.far_below(resamples, refused) for _ in range(2))
+        assert np.allclose(first, expected, rtol=1e-6)
+        assert np.array_equal(first, second)
+    fresh = Curve(pairs, scores)
+    found = fresh.refused_in(resamples, (0.3, 0.6))
+    order = np.argsort(flat, kind="stable")
+    for b in range(resamples.count):
+        total = np.cumsum(weights[order, b].astype(float))
+        for row, far in enumerate((0.3, 0.6)):
+            assert found[row, b] == flat[order][np.argmax(total > far * total[-1] * (1 + 1e-12))]

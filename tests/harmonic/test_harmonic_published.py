@@ -399,6 +399,28 @@ def test_inputs_that_a_loss_does_not_use_are_told_or_left_out():
         apply_loss(BctLoss(), v2, labels, old_mean=known["old_means"])
 
 
+@pytest.mark.parametrize("name", list_losses())
+def test_an_empty_batch_is_refused(name):
+    """The mean over no images is not defined: no loss returns NaN for it."""
+    v2, labels, v1 = batch(0)
+    known = {key: value for key, value in given_all(v1, labels).items() if key != "old_vectors"}
+    with pytest.raises(VectorError, match="no vectors"):
+        apply_loss(make_loss(name), v2[:0], labels[:0], old_vectors=v1[:0], **known)
+
+
+@pytest.mark.parametrize("name", list_losses())
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_labels_of_any_whole_type_mean_the_same(name, dtype):
+    """Labels as a data loader's int32 or uint8 give the loss of int64."""
+    v2, labels, v1 = batch(1)
+    known = given_all(v1, labels)
+    losses = []
+    for each in (labels, labels.to(dtype)):
+        torch.manual_seed(0)  # MixBCT draws
+        losses.append(apply_loss(make_loss(name), v2, each, **known).item())
+    assert losses[0] == losses[1]
+
+
 def test_a_loss_of_ones_own_is_registered_with_needs_that_exist():
     """A class that needs something nobody has is refused when it is registered."""
 

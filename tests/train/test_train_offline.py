@@ -213,19 +213,37 @@ def test_a_loss_without_triplets_is_refused_before_images_are_read(
 
 
 def test_what_a_loss_mines_online_it_mines_offline():
-    """Margin, strategy and combinations are the loss's; what weighs nothing is not mined."""
+    """Margin, strategy and combinations are the loss's; what weighs nothing is left out."""
     settings = dataclasses.replace(BASE, mine_every=2)
     assert "triplets" in registered_losses()["harmonic"].options
     loss = make_loss("harmonic", margin=0.4, strategy="hardest", negatives="old", self_weight=0.0)
     mining = offline_mining(loss, "harmonic", settings, COMPATIBLE_OUTPUT)
     assert (mining.miner.margin, mining.miner.strategy) == (0.4, "hardest")
-    assert mining.miner.combinations == ("nno", "noo", "ono", "ooo")
+    assert mining.miner.combinations == loss.mined
+    assert not mining.miner.all_new
     assert mining.output == COMPATIBLE_OUTPUT
     own = offline_mining(make_loss("harmonic"), "harmonic", settings, DEFAULT_OUTPUT)
     assert "nnn" in own.miner.combinations
+    assert own.miner.all_new
     triplet = offline_mining(make_loss("triplet", margin=0.3), "triplet", settings, DEFAULT_OUTPUT)
     assert triplet.miner.margin == 0.3
     assert offline_mining(make_loss("l2"), "l2", BASE, DEFAULT_OUTPUT) is None
+
+
+def test_a_tie_is_the_same_online_and_offline():
+    """On all triplets of a batch, mined offline, the tie's loss is what it mines for itself."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, 60, 8, generator=generator, dtype=torch.float64)
+    new, old = torch.nn.functional.normalize(vectors, dim=2)
+    labels = torch.randint(12, (60,), generator=generator)
+    loss = make_loss("harmonic", margin=0.4, self_weight=0.0)
+    settings = dataclasses.replace(BASE, mine_every=2)
+    miner = offline_mining(loss, "harmonic", settings, COMPATIBLE_OUTPUT).miner
+    triplets = miner.mine(new, labels, old)
+    assert all(max(row) >= 60 for row in zip(*(t.tolist() for t in triplets), strict=True))
+    online, offline = loss(new, labels, old), loss(new, labels, old, triplets=triplets)
+    assert offline.item() == pytest.approx(online.item(), abs=1e-12)
+    assert online.item() > 0
 
 
 @pytest.mark.parametrize(

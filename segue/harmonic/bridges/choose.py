@@ -166,7 +166,7 @@ def _val(mapped: Floats, target: Doubles, groups: Ints, folds: Ints) -> float | 
         genuine.append(distances[same & ~np.eye(len(held), dtype=bool)])
         impostor.append(distances[~same])
     matches, others = np.concatenate(genuine), np.sort(np.concatenate(impostor))
-    allowed = math.floor(FAR * len(others))
+    allowed = math.floor(FAR * len(others) * (1 + 1e-12))  # FAR is no binary fraction
     if allowed < ACCEPTS_NEEDED or not len(matches):
         return None
     return float((matches < others[allowed]).mean())
