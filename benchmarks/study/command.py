@@ -141,9 +141,16 @@ class _Run:
                         f"{recipe.name} is trained from {len(done)} of {recipe.seeds} seeds; the "
                         "part test is measured once, with all of them: train first"
                     )
+        frozen.check_people(self.given.out / "test-people.txt", self.people.test_fingerprint)
         for cell in self._cells():
             if not self.store.has_vectors(cell, TEST):
                 embed_later(cell, self.store, self.people, TEST)
+
+    def _frozen_in(self) -> str:
+        """Return the commit of the frozen recipes where these are what is measured, or nothing."""
+        if self.given.part != TEST or not self.guarded:
+            return ""
+        return frozen.frozen_in(self.frozen)
 
     def _tables(self) -> str:
         """Measure what is stored, write the tables beside the cells, return them."""
@@ -165,7 +172,7 @@ class _Run:
             ]
             if measured:
                 measurer = next(each for each, _, _ in found if each.study is study)
-                tables = Tables(measurer, measured)
+                tables = Tables(measurer, measured, self._frozen_in())
                 texts.append(tables.markdown())
                 told[study.name] = tables.to_json()
         if not texts:

@@ -50,6 +50,25 @@ def frozen_names(path: Path) -> tuple[str, ...]:
     return tuple(json.loads(path.read_text())["recipes"]) if path.is_file() else ()
 
 
+def frozen_in(path: Path) -> str:
+    """Return the commit, shortened, in which a frozen file was last changed."""
+    return _git(path.parent, "log", "-1", "--format=%h", "--", path.name)
+
+
+def check_people(path: Path, fingerprint: str) -> None:
+    """Write down which people the part test shows, or refuse others than were seen first.
+
+    Raises:
+        UsageError: the images or people of the part are not what they were.
+    """
+    if not path.is_file():
+        write_durably(path, f"{fingerprint}\n".encode())
+    elif path.read_text().strip() != fingerprint:
+        raise UsageError(
+            f"part test is not what it was when it was opened ({path}); bring the same faces back"
+        )
+
+
 def committed(files: Iterable[Path]) -> str:
     """Return the commit that holds these files as they are now.
 

@@ -31,6 +31,9 @@ RETUNING_CONSTANTS = constants(retuning_module)
 BRIDGE_CONSTANTS = {module.__name__: constants(module) for module in (affine, choose, fit, mlp)}
 """What fitting a map depends on beside its input: part of what a measurement is named by."""
 
+TWIN, V2 = "twin", "v2"
+"""What rank merge takes as its second model."""
+
 FORMAT = 1
 """Raised by hand where a change of Segue's code changes what is measured."""
 
@@ -62,7 +65,7 @@ class Measurer:
             and all(self.store.done(cell) for cell in self.models(recipe, index))
         )
 
-    def key(self, recipe: Recipe, seeds: Sequence[int]) -> str:
+    def key(self, recipe: Recipe, seeds: Sequence[int], merged_with: str = TWIN) -> str:
         """Name a measurement by everything that it depends on."""
         return digest_of(
             {
@@ -70,6 +73,7 @@ class Measurer:
                 "part": self.part,
                 "cells": [[cell.digest for cell in self.models(recipe, i)] for i in seeds],
                 "bridge": [recipe.bridge, BRIDGE_CONSTANTS] if recipe.bridge else "",
+                **({"merged with": merged_with} if merged_with != TWIN else {}),
                 **({"retuned": [CODE[RETUNED], RETUNING_CONSTANTS]} if recipe.retuned else {}),
                 "fars": self.study.fars,
                 "rhos": self.study.rhos,
@@ -77,23 +81,32 @@ class Measurer:
             }
         )
 
-    def figures(self, recipe: Recipe, seeds: Sequence[int]) -> UpgradeFigures:
+    def figures(
+        self, recipe: Recipe, seeds: Sequence[int], merged_with: str = TWIN
+    ) -> UpgradeFigures:
         """Return a recipe's figures over some of its seeds, measured once and then read.
+
+        `merged_with` says whose vectors rank merge takes beside v1's: the twin's, an independent
+        model as it would be without this recipe, or those of the recipe's own v2.
 
         Those of the part test lie in a folder of their own, and nothing measures them again.
         """
         folder = TEST if self.part == TEST else "measured"
-        stored = self.store.root / folder / f"{self.key(recipe, seeds)}.json"
+        stored = self.store.root / folder / f"{self.key(recipe, seeds, merged_with)}.json"
         if stored.is_file():
             return UpgradeFigures.from_json(json.loads(stored.read_text()))
-        figures = self.measure(recipe, seeds)
+        figures = self.measure(recipe, seeds, merged_with)
         print(f"measured {recipe.name}, seeds {', '.join(map(str, seeds))}", file=sys.stderr)
         write_durably(stored, json.dumps(figures.to_json()).encode())
         return figures
 
-    def measure(self, recipe: Recipe, seeds: Sequence[int]) -> UpgradeFigures:
-        """Measure a recipe."""
+    def measure(
+        self, recipe: Recipe, seeds: Sequence[int], merged_with: str = TWIN
+    ) -> UpgradeFigures:
+        """Measure a recipe; with its own v2 in the twin's place, only rank merge has a meaning."""
         pairs = [self.data(recipe, index) for index in seeds]
+        if merged_with == V2:
+            pairs = [(replace(a, twin=a.v2), replace(b, twin=b.v2)) for a, b in pairs]
         return measure_upgrade(
             [data for data, _ in pairs],
             [calibration for _, calibration in pairs],

@@ -36,6 +36,11 @@ class People:
         """Names the faces of all parts but test, whose images this does not read."""
         return self._faces.part(TRAIN, VALIDATION, CALIBRATION).fingerprint
 
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """Names the faces of part test; for whoever opens it."""
+        return self._faces.part(TEST).fingerprint
+
     def old(self) -> FaceList:
         """Return the faces that v1 is trained on."""
         return self._faces.part(TRAIN, old_only=True)

@@ -101,7 +101,7 @@ PAPER = facenet()
 
 
 def published(loss: str, cross_weight: float, **given: Any) -> HarmonicSettings:
-    """Return a loss as published, on the one output; `given` are the loss's."""
+    """Return a loss with its published weight in FaceNet's two stages; `given` are the loss's."""
     return facenet(loss=loss, cross_weight=cross_weight, loss_settings=given)
 
 
@@ -275,6 +275,26 @@ ABLATIONS = (
         "segue",
         "Impostors are vectors of v1 and of v2.",
         own_head("harmonic_contrast", new_negatives=True),
+    ),
+    ablation(
+        "bct, one stage",
+        "bct",
+        "Its layer drawn anew too, but the whole network is trained from the first step on.",
+        replace(published("bct", 1.0), head_steps=0, steps=HEAD_BATCHES + STEPS),
+    ),
+    ablation(
+        "contra_ract .05, one stage",
+        "contra_ract .05",
+        "Its layer drawn anew too, but the whole network is trained from the first step on.",
+        replace(
+            published("contra_ract", 0.1, temperature=0.05),
+            head_steps=0,
+            steps=HEAD_BATCHES + STEPS,
+        ),
+    ),
+    replace(
+        ablation("bct, retuned", "bct", "Against v1's retuned vectors.", published("bct", 1.0)),
+        retuned=True,
     ),
     ablation(
         "harmonic, old negatives",

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.study.cells import batches
+from benchmarks.study.measure import V2
 from benchmarks.study.recipes import ABLATION, BRIDGE, NOISE, STRATEGY
-from benchmarks.study.targets import targets
+from benchmarks.study.targets import spread, targets
 from segue.errors import SegueError
+from segue.evaluation.bootstrap import Estimate
+from segue.evaluation.figures import update_gain
+from segue.evaluation.meter import Metric
 from segue.evaluation.results import RANK1, RANK_MERGE, RETUNED, far_text, metric_of
 
 if TYPE_CHECKING:
@@ -18,8 +22,7 @@ if TYPE_CHECKING:
 
     from benchmarks.study.measure import Measurer
     from benchmarks.study.recipes import Recipe
-    from segue.evaluation.bootstrap import Estimate
-    from segue.evaluation.upgrade import Figure, UpgradeFigures
+    from segue.evaluation.upgrade import UpgradeFigures
 
 MISSING = "–"
 
@@ -36,7 +39,11 @@ class Measured:
 class Tables:
     """All tables of a study on one part, of what is measured."""
 
-    def __init__(self, measurer: Measurer, measured: Sequence[Measured]) -> None:
+    def __init__(
+        self, measurer: Measurer, measured: Sequence[Measured], frozen_in: str = ""
+    ) -> None:
+        """Take what is measured; `frozen_in` is the commit of the recipes, for the part test."""
+        self._frozen_in = frozen_in
         self._measurer = measurer
         self._all = {each.recipe.name: each for each in measured}
         study = measurer.study
@@ -55,12 +62,15 @@ class Tables:
             f"95 % over {figures.bootstrap} resamples of people. VAL and rank-1 in percent, "
             "differences in points."
         )
+        if self._frozen_in:
+            notice += f" Recipes as frozen in commit `{self._frozen_in}`."
         lines = [f"## From a {study.name}", "", notice, ""]
         upgrades = self._of(STRATEGY, BRIDGE)
         parts = [
             ("v2 → v1, and each model by itself", self._levels(upgrades)),
             ("What each costs", self._costs(upgrades)),
             ("v2 → v1 less v1", self._each(upgrades, "cross less v1 {}", self._metrics)),
+            ("v2 → v1 less the retuned v1", self._less_retuned(upgrades)),
             ("Update gain", self._each(upgrades, "update gain {}", self._metrics)),
             ("Tax: twin less v2", self._each(upgrades, "tax {}", self._metrics)),
             (
@@ -78,6 +88,13 @@ class Tables:
                 self._each(upgrades, f"search area less {RANK_MERGE} {{}}", self._metrics),
             ),
         ]
+        told = [each for each in upgrades if each.recipe.settings is not None][:2]
+        parts.append(
+            (
+                "Search area less that of rank merge with the same v2",
+                self._merged_with_same(told),
+            )
+        )
         for base in upgrades[:1]:
             others = [each for each in upgrades if each is not base]
             parts.append((f"{base.recipe.name} less each other", self._against(base, others)))
@@ -86,7 +103,6 @@ class Tables:
         for kind, title in ((ABLATION, "Ablations"), (NOISE, "Label noise")):
             rows = self._of(kind)
             parts.append((f"{title}: each less what it varies", self._beside(rows)))
-        told = [each for each in upgrades if each.recipe.settings is not None][:2]
         parts += [(f"Raw and calibrated: {each.recipe.name}", self._raw(each)) for each in told]
         for title, table in parts:
             if len(table) > 2:
@@ -144,6 +160,43 @@ class Tables:
         table = _head("", *(" ".join(key) for key in keys))
         for each in rows:
             values = [_points(each.figures, pattern.format(*key)) for key in keys]
+            table.append(_row(each.recipe.name, *values))
+        return table
+
+    def _less_retuned(self, rows: Sequence[Measured]) -> list[str]:
+        """Return what a v2 adds to a gallery that is retuned already, and its gain over that."""
+        gains = [f"update gain {metric}" for metric in self._metrics[1:2]]
+        table = _head("", *self._metrics, *gains)
+        for each in rows:
+            if each.recipe.retuned:
+                find = each.figures.figure
+                less = [
+                    _told(find(f"v2 -> v1 {metric}").less(find(f"{RETUNED} {metric}")))
+                    for metric in self._metrics
+                ]
+                told = [self._gain_over_retuned(each, metric) for metric in self._metrics[1:2]]
+                table.append(_row(each.recipe.name, *less, *told))
+        return table
+
+    def _gain_over_retuned(self, each: Measured, metric: str) -> str:
+        cross, retuned, twin = (
+            Metric(figure.value, figure.samples)
+            for figure in (
+                each.figures.figure(f"{row} {metric}") for row in ("v2 -> v1", RETUNED, "twin")
+            )
+        )
+        gain = update_gain(cross, retuned, twin)
+        return MISSING if gain is None else _told(Estimate.of(gain.value, gain.samples))
+
+    def _merged_with_same(self, rows: Sequence[Measured]) -> list[str]:
+        """Return the lead over a rank merge whose second model is not the twin but this v2."""
+        table = _head("", *self._metrics)
+        for each in rows:
+            figures = self._measurer.figures(each.recipe, each.seeds, merged_with=V2)
+            values = [
+                _told(figures.estimate(f"search area less {RANK_MERGE} {metric}"))
+                for metric in self._metrics
+            ]
             table.append(_row(each.recipe.name, *values))
         return table
 
@@ -244,8 +297,8 @@ def _level(figures: UpgradeFigures, name: str) -> str:
     """Return a rate in percent, with its deviation over seeds and its interval over people."""
     if name not in figures.figures:
         return MISSING
-    found, spread = figures.estimate(name), _spread(figures.figure(name))
-    return f"{100 * found.value:.1f}{spread} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    found, around = figures.estimate(name), spread(figures.figure(name))
+    return f"{100 * found.value:.1f}{around} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def _points(figures: UpgradeFigures, name: str) -> str:
@@ -253,17 +306,11 @@ def _points(figures: UpgradeFigures, name: str) -> str:
     if name not in figures.figures:
         return MISSING
     found = _told(figures.estimate(name))
-    return found.replace(" [", f"{_spread(figures.figure(name))} [", 1)
+    return found.replace(" [", f"{spread(figures.figure(name))} [", 1)
 
 
 def _ratio(figures: UpgradeFigures, name: str) -> str:
     return f"{figures.figure(name).value:.2f} ×" if name in figures.figures else MISSING
-
-
-def _spread(figure: Figure) -> str:
-    """Return the standard deviation over seeds, where there are several."""
-    values = figure.by_seed[~np.isnan(figure.by_seed)]
-    return f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
 
 
 def _told(found: Estimate) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from segue.evaluation.results import PROTOCOLS, RANK1, RANK_MERGE, far_text, metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from segue.evaluation.bootstrap import Estimate
-    from segue.evaluation.upgrade import UpgradeFigures
+    from segue.evaluation.upgrade import Figure, UpgradeFigures
 
 OPERATING, LOW = metric_of(1e-2), metric_of(1e-3)
 MOST_REALISED, MOST_REALISED_BOUND = 1.5, 2.5
@@ -25,7 +27,8 @@ def targets(figures: UpgradeFigures) -> Iterator[tuple[str, str, bool]]:
     for wanted, name, enough in _wanted(figures):
         if name in figures.figures:
             found = figures.estimate(name)
-            told = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            value = f"{100 * found.value:+.1f}{spread(figures.figure(name))}"
+            told = f"{value} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
             yield wanted, told, enough(found)
         elif name.startswith("update gain") and f"cross less v1 {OPERATING}" in figures.figures:
             yield wanted, "none: the twin is not clearly above v1", False
@@ -36,6 +39,12 @@ def targets(figures: UpgradeFigures) -> Iterator[tuple[str, str, bool]]:
             f"{worst.value:.2f} × [{worst.low:.2f}, {worst.high:.2f}]",
             worst.value <= MOST_REALISED and worst.high <= MOST_REALISED_BOUND,
         )
+
+
+def spread(figure: Figure) -> str:
+    """Return ` ± ` and the standard deviation over seeds, in percent; nothing for one seed."""
+    values = figure.by_seed[~np.isnan(figure.by_seed)]
+    return f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
 
 
 def _wanted(figures: UpgradeFigures) -> Iterator[tuple[str, str, Callable[[Estimate], bool]]]:

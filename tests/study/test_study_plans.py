@@ -297,7 +297,8 @@ def test_the_part_test_is_opened_from_a_commit_only(tmp_path):
     with pytest.raises(UsageError, match="uncommitted changes"):
         frozen.committed([file])
     git("-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x")
-    assert len(frozen.committed([file])) == 40
+    assert len(commit := frozen.committed([file])) == 40
+    assert commit.startswith(frozen.frozen_in(file))
     file.write_text("{ }")
     with pytest.raises(UsageError, match="uncommitted changes"):
         frozen.committed([file])

@@ -101,6 +101,8 @@ def test_tables_have_every_recipe_and_section(trained):
         "v2 → v1, and each model by itself",
         "What each costs",
         "v2 → v1 less v1",
+        "v2 → v1 less the retuned v1",
+        "Search area less that of rank merge with the same v2",
         "Tax: twin less v2",
         "Lowest point over ρ less v1, calibrated",
         "Worst realised FAR over its target, calibrated",
@@ -249,7 +251,7 @@ def test_the_part_test_is_for_frozen_recipes_and_measured_once(folder, monkeypat
     told = json.loads((folder / "test.json").read_text())[STUDY.name]
     assert set(told) == {"segue", "twin", "bridge ridge"}
     assert len(list(folder.rglob("vectors-test.npz"))) == 8  # v1, start, twin, segue; two seeds
-    assert len(list((folder / "test").iterdir())) == 3
+    assert len(list((folder / "test").iterdir())) == 4  # segue's twice: see `merged_with`
     first = (folder / "test.md").read_text()
 
     with monkeypatch.context() as patch:
@@ -264,6 +266,16 @@ def test_the_part_test_is_for_frozen_recipes_and_measured_once(folder, monkeypat
     capsys.readouterr()
     assert run(folder, "--part", TEST) == 1
     assert "changed since they were frozen: segue" in capsys.readouterr().err
+
+
+def test_the_part_test_stays_the_same_people(folder, monkeypatch, capsys):
+    """Whom it shows is written down when it is opened; other images are not measured after that."""
+    assert run(folder, "--freeze", "--only", "twin") == 0
+    assert run(folder, "--part", TEST) == 0
+    assert (folder / "test-people.txt").read_text().strip() == people(folder).test_fingerprint
+    monkeypatch.setattr(People, "test_fingerprint", "others")
+    assert run(folder, "--part", TEST) == 1
+    assert "part test is not what it was" in capsys.readouterr().err
 
 
 def test_the_part_test_waits_for_every_seed(folder, capsys):
