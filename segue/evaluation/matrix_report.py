@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
     from segue.evaluation.bootstrap import Estimate
     from segue.evaluation.matrix import MatrixCell, VersionMatrix
 
 TITLE = "Matrix of versions"
+
+_CELL = (1.35, 1.0)
+"""Width and height of a cell of the picture in inches: its longest word is `comparable`."""
+
+_LETTER = 0.125
+"""Width of a letter of a version's name in inches, rather too much."""
 
 _NONE = "not comparable"
 _FEW = "not measurable"
@@ -76,17 +84,33 @@ def matrix_lines(matrix: VersionMatrix) -> list[str]:
 
 
 def plot_matrix(matrix: VersionMatrix, *, title: str, note: str = "") -> bytes:
-    """Return a PNG with a heat map for each measure, its numbers written in."""
+    """Return a PNG with a heat map for each measure, its numbers written in; one scale for all."""
     measures = _measures(matrix)
-    side = max(4.2, 1.5 * len(matrix.versions))
-    figure, (panels,) = canvas(
-        (side * len(measures) + 1, side + 1), (1, len(measures)), title, note
-    )
+    count = len(matrix.versions)
+    letters = _LETTER * max(len(version) for version in matrix.versions)
+    slanted = letters > _CELL[0] - 2 * _LETTER
+    # Slanted names reach to the left, by cos 30°, and down, by sin 30°.
+    left, below = (0.87 * letters, 0.5 * letters) if slanted else (0.2, 0.2)
+    width = letters + len(measures) * (left + count * _CELL[0]) + 2
+    height = count * _CELL[1] + below + 1.8
+    figure, (panels,) = canvas((width, height), (1, len(measures)), title, note)
+    scale = _scale(matrix)
     for axes, (name, place) in zip(panels, measures, strict=True):
-        _heat(axes, matrix, place)
+        colours = _heat(axes, matrix, place, scale)
+        if slanted:
+            axes.set_xticks(
+                range(count), matrix.versions, rotation=30, rotation_mode="anchor", ha="right"
+            )
+        else:
+            axes.set_xticks(range(count), matrix.versions)
+        axes.set_yticks(range(count), matrix.versions if axes is panels[0] else [""] * count)
         axes.set_title(name, fontsize=LETTERS, loc="left")
         axes.set_xlabel("stored version", fontsize=LETTERS)
     panels[0].set_ylabel("probe version", fontsize=LETTERS)
+    bar = figure.colorbar(colours, ax=panels, pad=0.02)
+    bar.set_label("share", fontsize=LETTERS)
+    bar.ax.tick_params(labelsize=SMALL + 1)
+    bar.outline.set_visible(False)
     return png(figure)
 
 
@@ -124,15 +148,25 @@ def _table(matrix: VersionMatrix, place: int | None) -> str:
     return table(["probe \\ stored", *matrix.versions], rows)
 
 
-def _heat(axes: Axes, matrix: VersionMatrix, place: int | None) -> None:
-    count = len(matrix.versions)
+def _scale(matrix: VersionMatrix) -> tuple[float, float]:
+    """Return the ends of the one scale of all panels: of all values, in whole tenths."""
+    found = [_value(cell, place) for cell in matrix.cells for _, place in _measures(matrix)]
+    values = [each.value for each in found if each is not None] or [0.0]
+    lowest = math.floor(10 * min(values)) / 10
+    return lowest, max(math.ceil(10 * max(values)) / 10, lowest + 0.1)
+
+
+def _heat(
+    axes: Axes, matrix: VersionMatrix, place: int | None, scale: tuple[float, float]
+) -> AxesImage:
+    """Draw one measure on the scale; return what a colour bar explains."""
     cells = [[matrix.cell(p, s) for s in matrix.versions] for p in matrix.versions]
     found = [[_value(cell, place) for cell in row] for row in cells]
     values = np.array([[np.nan if x is None else x.value for x in row] for row in found])
     axes.grid(visible=False)
     axes.set_facecolor("#eeeeee")
-    highest = max([0.01, *values[~np.isnan(values)]])
-    axes.imshow(values, cmap="cividis", vmin=0, vmax=highest)
+    # Where cells need not be square, the layout knows how much room the names take.
+    image = axes.imshow(values, cmap="cividis", vmin=scale[0], vmax=scale[1], aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         told = _short(cells[row][column], place)
         axes.text(
@@ -143,12 +177,11 @@ def _heat(axes: Axes, matrix: VersionMatrix, place: int | None) -> None:
             va="center",
             fontsize=SMALL if np.isnan(value) else LETTERS,
             # cividis is dark below and light above.
-            color="white" if value < 0.55 * highest else "black",
+            color="white" if value < scale[0] + 0.55 * (scale[1] - scale[0]) else "black",
         )
-    axes.set_xticks(range(count), matrix.versions, rotation=30, ha="right")
-    axes.set_yticks(range(count), matrix.versions)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    return image
 
 
 def _method(matrix: VersionMatrix) -> str:

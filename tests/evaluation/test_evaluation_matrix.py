@@ -1,5 +1,6 @@
 """A chain of versions: every ordered pair measured, what cannot be compared marked."""
 
+import io
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from segue.evaluation import (
 )
 from segue.evaluation.identification import rank1
 from segue.evaluation.matrix import comparable_outputs
-from segue.evaluation.matrix_report import matrix_lines
+from segue.evaluation.matrix_report import matrix_lines, plot_matrix
 from segue.evaluation.roc import val_at_far
 from segue.harmonic.distances import squared_distances
 
@@ -169,6 +170,20 @@ def test_the_matrix_is_written_for_people(matrix, tmp_path):
     lines = matrix_lines(matrix)
     assert len(lines) == 1 + 3 * 5
     assert len({len(line) for line in lines[2:6]}) == 1
+
+
+@pytest.mark.parametrize("names", [["faces/1", "faces/2"], [f"arcface-r100/{n}~b1" for n in "123"]])
+def test_the_picture_cuts_nothing_off(names):
+    """Short names and long ones: no ink lies on the picture's rim, where it would be cut."""
+    labels, vectors = make_chain(people=20)
+    given = dict(zip(names, vectors.values(), strict=False))
+    matrix = measure_matrix(given, labels, fars=(0.1, 0.05), bootstrap=10)
+    drawn = plot_matrix(matrix, title="A chain", note="drawn")
+    with Image.open(io.BytesIO(drawn)) as picture:
+        pixels = np.asarray(picture.convert("L"))
+    rim = np.concatenate([pixels[:4].ravel(), pixels[-4:].ravel(), pixels[:, :4].ravel()])
+    assert rim.min() == 255
+    assert pixels[:, -4:].min() == 255
 
 
 def test_wrong_input_is_told(chain, matrix):
