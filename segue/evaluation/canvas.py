@@ -37,6 +37,7 @@ SMALL = 13
 
 _DPI = 150
 _LETTERS_PER_INCH = 8
+_NOTE_LINES = 4
 _LEGEND: dict[str, Any] = {
     "fontsize": SMALL,
     "title_fontsize": SMALL,
@@ -77,7 +78,7 @@ def canvas(
 ) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure of `size` (width, height) inches without a display, and its panels.
 
-    `shape` is (rows, columns) of panels; of `note` two lines stand under the title.
+    `shape` is (rows, columns) of panels; of `note` at most four lines stand under the title.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -89,7 +90,7 @@ def canvas(
         note,
         int(size[0] * _LETTERS_PER_INCH),
         break_on_hyphens=False,
-        max_lines=2,
+        max_lines=_NOTE_LINES,
         placeholder=" …",
     )
     told = f"{title}\n{wrapped}" if note else title

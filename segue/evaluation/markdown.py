@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue.evaluation.canvas import picture_far
 from segue.evaluation.cells import interval, maybe, percent, points, rate, table
-from segue.evaluation.results import PROTOCOLS, RETUNED, SEARCH, STORED, far_text
+from segue.evaluation.results import PROTOCOLS, RETUNED, SEARCH, STORED, far_text, metric_of
 from segue.evaluation.roc import LEAST_ACCEPTS
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ _GROUPS = {
 
 
 def render_markdown(
-    report: CompatibilityReport, gate: GateResult, *, title: str = TITLE, note: str = ""
+    report: CompatibilityReport,
+    gate: GateResult,
+    *,
+    title: str = TITLE,
+    note: str = "",
+    remark: str = "",
 ) -> str:
     """Return the report as Markdown: verdict, tables, and how it was measured."""
     deployed = (
@@ -43,8 +49,8 @@ def render_markdown(
     )
     parts = [
         f"# {title}",
-        *([note] if note else []),
-        _verdict(gate),
+        *(told for told in (note, remark) if told),
+        _verdict(report, gate),
         "## VAL, rank-1 and mAP",
         _main_table(report),
         *_unmeasured(report),
@@ -68,7 +74,26 @@ def render_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(gate: GateResult) -> str:
+def headline(report: CompatibilityReport) -> str:
+    """Return in one sentence what the upgrade brings and costs; empty where no FAR is measurable.
+
+    At the FAR that the pictures are drawn at: 1e-2, if it is measurable.
+    """
+    far = picture_far(report)
+    point = report.row("v2 -> v1").at(far)
+    if not (point.measurable and report.row("v1").at(far).measurable):
+        return ""
+    gain = report.gain(metric_of(far))
+    told = f"At FAR {far_text(far)}, v2 → v1 has {100 * point.against_v1.value:+.1f} points of VAL"
+    told += " against v1 self"
+    if gain.update_gain is not None:
+        told += f"; update gain {100 * gain.update_gain.value:.0f} %"
+    if gain.tax is not None:
+        told += f"; tax {round(100 * gain.tax.value, 1) + 0.0:+.1f} points"
+    return f"{told}."
+
+
+def _verdict(report: CompatibilityReport, gate: GateResult) -> str:
     told = (
         "**Gate: GO.** The gallery may serve mixed from the first second."
         if gate.go
@@ -77,7 +102,7 @@ def _verdict(gate: GateResult) -> str:
     checks = [
         f"- {'pass' if check.passed else '**FAIL**'}: {check.sentence}" for check in gate.checks
     ]
-    return "\n".join([told, "", *checks])
+    return "\n".join([f"{told} {headline(report)}".rstrip(), "", *checks])
 
 
 def _shown_fars(report: CompatibilityReport) -> tuple[float, ...]:
@@ -207,14 +232,19 @@ def _open_set(report: CompatibilityReport) -> Iterator[str]:
         if each.row == "v1":
             settings.setdefault(each.far, []).append(f"{each.false_hits:g} in {each.size:,}")
     shown = [far for far in settings if measured["v1", far] is not None]
-    missing = ", ".join(text for far in settings if far not in shown for text in settings[far])
+    missing = ", ".join(
+        f"{far_text(far)} ({settings[far][0]})"
+        for far in sorted(settings, reverse=True)
+        if far not in shown
+    )
     largest = report.impostor_pairs // LEAST_ACCEPTS
     yield "## Open-set search"
     yield (
         "Misses: probes whose nearest mate is refused, at stated false hits per search in a "
         "gallery of n items (`1 in 1,000`: one of a stranger, on average, among 1,000 items). The "
         "threshold is that of FAR = false hits ÷ n. So many impostor pairs support one false hit "
-        f"per search in up to {largest:,} items. Not measurable here: {missing or 'nothing'}."
+        f"per search in up to {largest:,} items. Not measurable here: "
+        f"{f'thresholds of FAR {missing}' if missing else 'nothing'}."
     )
     if shown:
         head = ["compared", *(" or ".join(settings[far]) for far in shown)]

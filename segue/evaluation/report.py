@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from segue.evaluation.gate import MORE_PEOPLE
-from segue.evaluation.markdown import TITLE, render_markdown
+from segue.evaluation.markdown import TITLE, headline, render_markdown
 from segue.evaluation.plot_distributions import plot_distributions
 from segue.evaluation.plots import plot_backfill, plot_mixed, plot_roc
 from segue.evaluation.results import metric_of
@@ -29,6 +29,7 @@ def write_report(
     *,
     title: str = TITLE,
     note: str = "",
+    remark: str = "",
 ) -> tuple[Path, ...]:
     """Write report.json, report.md and their pictures into `folder`; return the paths.
 
@@ -44,11 +45,14 @@ def write_report(
         gate: of `evaluate_gate`.
         title: shown on top of everything, such as `faces/1 to faces/2`.
         note: shown under it, such as what faces were measured, and that they are synthetic.
+            Pictures have room for some 250 letters of it.
+        remark: what else is to be said, in report.md and report.json alone.
     """
-    value = {**report.to_json(), "title": title, "note": note, "gate": gate.to_json()}
+    told = {"title": title, "note": note, "remark": remark, "gate": gate.to_json()}
+    value = {**report.to_json(), **told}
     contents = {
         "report.json": json.dumps(value, indent=1, allow_nan=False).encode(),
-        "report.md": render_markdown(report, gate, title=title, note=note).encode(),
+        "report.md": render_markdown(report, gate, title=title, note=note, remark=remark).encode(),
         "roc.png": plot_roc(report, title=title, note=note),
         "mixed.png": plot_mixed(report, title=title, note=note),
     }
@@ -99,6 +103,7 @@ def summarise(report: CompatibilityReport) -> str:
             f"at FAR {far:g}: update gain {_told(gain.update_gain, 100, ' %')}, "
             f"tax {_told(gain.tax, 100, ' points')}"
         )
+    lines += [told] if (told := headline(report)) else []
     return "\n".join(lines)
 
 

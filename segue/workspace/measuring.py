@@ -146,20 +146,9 @@ def compatibility(
         measured, calibrating, bootstrap=bootstrap, seed=seed, progress=progress
     )
     gate = evaluate_gate(report)
-    note = (
-        f"People of part {part}, calibrated on part calibration; twin {twin_version.version}, "
-        f"best bridge {choice.bridge.kind}, of {_kinds(choice)}"
-    )
-    if (data / NOTICE_FILE).is_file():
-        note = f"{NOTICE}. {note}"
-    if old_version.retuned_from is not None:
-        note = (
-            f"{note}. v1, with which everything is compared, is {old_version.version}, the retuned "
-            f"{old_version.retuned_from}: what a gallery serves that was moved to it"
-        )
-    if edge.bridge is not None:
-        note = f"{note}. v2 is compared with v1 through the bridge of its edge"
-    return _store(workspace, chosen, report, gate, note=note, cross=edge)
+    drawn = (data / NOTICE_FILE).is_file()
+    told = _note(chosen, part, edge, drawn=drawn), _remark(old_version, choice)
+    return _store(workspace, chosen, report, gate, told=told, cross=edge)
 
 
 def _cross_edge(workspace: Workspace, new: Version, old: Version) -> Edge:
@@ -183,10 +172,33 @@ def _cross_edge(workspace: Workspace, new: Version, old: Version) -> Edge:
     return Edge(new.version, old.version, *outputs)
 
 
-def _kinds(choice: BridgeChoice) -> str:
-    """Say what the bridge was chosen from."""
+def _note(chosen: tuple[Version, Version, Version], part: str, cross: Edge, *, drawn: bool) -> str:
+    """Return what a report's pictures need beside them, what is not usual first."""
+    old, _, twin = chosen
+    facts = []
+    if old.retuned_from is not None:
+        facts.append(f"v1 is {old.version}, the retuned {old.retuned_from}")
+    if cross.bridge is not None:
+        facts.append("v2 is compared with v1 through a bridge")
+    if drawn:
+        facts.append(f"Measured on {NOTICE}")
+    facts.append(f"People of part {part}, calibrated on part calibration; twin {twin.version}")
+    return ". ".join(facts)
+
+
+def _remark(old: Version, choice: BridgeChoice) -> str:
+    """Return what report.md alone tells: what v1 stands for, what the bridge was chosen from."""
     listed = ", ".join(f"{score.kind} {score.distance:.3f}" for score in choice.scores)
-    return f"{listed} (squared distance from v1's vectors, people held out)"
+    told = (
+        f"The best bridge is {choice.bridge.kind}, of {listed} (squared distance from v1's "
+        "vectors, people held out)."
+    )
+    if old.retuned_from is None:
+        return told
+    return (
+        f"v1, with which everything is compared, is {old.version}, the retuned "
+        f"{old.retuned_from}: what a gallery serves that was moved to it. {told}"
+    )
 
 
 def find_twin(workspace: Workspace, new: Version) -> Version:
@@ -241,7 +253,7 @@ def _store(
     report: CompatibilityReport,
     gate: GateResult,
     *,
-    note: str,
+    told: tuple[str, str],
     cross: Edge,
 ) -> Compatibility:
     """Write the report, register it with its gate and edges, and log it to MLflow."""
@@ -253,7 +265,7 @@ def _store(
     folder = new_folder(workspace.root / "reports", f"{old.slug}-to-{new.slug}")
     title = f"Compatibility of {new.version} with {old.version}"
     try:
-        write_report(folder, report, gate, title=title, note=note)
+        write_report(folder, report, gate, title=title, note=told[0], remark=told[1])
         # MLflow first: where it fails, the workspace is as it was.
         registry.tracking.compatibility_run(report, gate, folder, old=old.version, new=new.version)
         with workspace.database.write() as connection:

@@ -19,17 +19,21 @@ from segue.evaluation import (
     render_markdown,
     write_report,
 )
-from segue.evaluation.canvas import STYLES
+from segue.evaluation.canvas import STYLES, canvas
+from segue.evaluation.markdown import headline
 from segue.evaluation.plot_distributions import plot_distributions
 from segue.evaluation.plots import plot_backfill, plot_mixed, plot_roc
 from segue.evaluation.report import gate_lines
 from segue.evaluation.results import far_text
+from segue.synthetic import NOTICE
+
+TOLD = {"note": "drawn", "remark": "Of three bridges the best."}
 
 
 @pytest.fixture(scope="module")
 def folder(report, tmp_path_factory):
     target = tmp_path_factory.mktemp("reports") / "one"
-    write_report(target, report, evaluate_gate(report), title="faces/1 to faces/2", note="drawn")
+    write_report(target, report, evaluate_gate(report), title="faces/1 to faces/2", **TOLD)
     return target
 
 
@@ -56,7 +60,8 @@ def test_the_json_file_is_the_report_and_the_gate(folder, report):
     value = json.loads((folder / "report.json").read_text())
     assert CompatibilityReport.from_json(value) == report
     assert GateResult.from_json(value["gate"]) == evaluate_gate(report)
-    assert (value["title"], value["note"]) == ("faces/1 to faces/2", "drawn")
+    assert value["title"] == "faces/1 to faces/2"
+    assert {name: value[name] for name in TOLD} == TOLD
 
 
 def test_the_main_table_has_every_way_to_compare(folder, report):
@@ -90,7 +95,23 @@ def test_the_text_tells_the_verdict_and_its_reasons(folder, report):
     assert f"**Gate: {'GO' if gate.go else 'NO-GO'}.**" in text
     for check in gate.checks:
         assert check.sentence in text
-    assert text.startswith("# faces/1 to faces/2\n\ndrawn\n")
+    assert text.startswith("# faces/1 to faces/2\n\ndrawn\n\nOf three bridges the best.\n")
+
+
+def test_the_head_tells_what_it_brings_and_costs(folder, report, make):
+    """Difference to v1, gain and tax stand beside the verdict; not where nothing is measurable."""
+    point, gain = report.row("v2 -> v1").at(0.01), report.gain("VAL@1e-2")
+    told = (
+        f"At FAR 1e-2, v2 → v1 has {100 * point.against_v1.value:+.1f} points of VAL against v1 "
+        f"self; update gain {100 * gain.update_gain.value:.0f} %; "
+        f"tax {100 * gain.tax.value:+.1f} points."
+    )
+    assert headline(report) == told
+    verdict = (folder / "report.md").read_text().split("**Gate")[1].splitlines()[0]
+    assert verdict.endswith(told)
+    few = make(people=3, images=2, singles=0, twin=False)
+    report = measure_compatibility(few, make(seed=2, twin=False), rhos=[0], bootstrap=10)
+    assert headline(report) == ""
 
 
 def test_every_order_stands_beside_its_rank_merge(folder, report):
@@ -102,11 +123,12 @@ def test_every_order_stands_beside_its_rank_merge(folder, report):
 
 
 def test_open_set_figures_say_what_is_not_measurable(folder):
-    """Only supported galleries have a column; the others are named."""
+    """Only supported galleries have a column; of the others each FAR is named once."""
     text = (folder / "report.md").read_text()
     head, *rows = table(text, "Open-set search")
     assert head == ["compared", "10 in 1,000"]
-    assert "Not measurable here: 0.1 in 1,000, 1 in 10,000" in text
+    assert "Not measurable here: thresholds of FAR 1e-3 (1 in 1,000), 1e-4 (0.1 in 1,000)" in text
+    assert text.count("in 100,000)") == 1
     assert [rows[0][0], rows[2][0]] == ["v1 self (status quo)", "v2 self"]
 
 
@@ -150,6 +172,18 @@ def test_pictures_are_large_enough_to_print(folder):
             assert picture.format == "PNG"
             assert picture.width >= 1200
             assert "Software" not in picture.info
+
+
+def test_a_picture_has_room_for_its_note():
+    """What a report says of a bridged upgrade of a retuned version is whole on the narrowest."""
+    note = (
+        "v1 is faces/1~b1, the retuned faces/1. v2 is compared with v1 through a bridge. "
+        f"Measured on {NOTICE}. People of part validation, calibrated on part calibration; "
+        "twin faces-twin/1"
+    )
+    figure, _ = canvas((9.6, 7.2), (1, 1), "Compatibility of faces/2 with faces/1~b1", note)
+    told = figure.get_suptitle().split("\n", 1)[1]
+    assert told.replace("\n", " ") == note
 
 
 def test_the_same_report_draws_the_same_bytes(report):

@@ -305,9 +305,11 @@ def test_a_report_measures_the_edge_with_its_bridge_and_keeps_it(bridged, faces,
     assert after.measured["bridge"] == before.measured["bridge"]
     assert after.calibration == result.report.calibrations["v2", "v1"]
     assert bridged.registry.edge("faces/1", "faces/2").created_at == back.created_at
-    note = (result.folder / "report.md").read_text(encoding="utf-8")
-    assert "through the bridge of its edge" in note
-    assert "best bridge" in note
+    told = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
+    assert told["note"].startswith("v2 is compared with v1 through a bridge. ")
+    assert "best bridge" not in told["note"]
+    assert told["remark"].startswith("The best bridge is ")
+    assert told["remark"] in (result.folder / "report.md").read_text(encoding="utf-8")
 
 
 def _with_test_people(faces, folder):
