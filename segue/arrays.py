@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segue.errors import VectorError
+from segue.errors import UnitLengthError, VectorError
 
 if TYPE_CHECKING:
     from segue.types import Floats, Images, Ints
@@ -24,7 +24,8 @@ def check_vectors(
     raw network outputs calls `normalise` first.
 
     Raises:
-        VectorError: not two-dimensional, of another dimension, not finite, or not of unit length.
+        VectorError: not two-dimensional, of another dimension, or not finite.
+        UnitLengthError: not of unit length.
 
     >>> check_vectors([[0.6, 0.8]]).dtype
     dtype('float32')
@@ -50,10 +51,7 @@ def check_vectors(
         lengths = np.linalg.norm(array, axis=1)
         worst = float(np.abs(lengths - 1).max())
         if worst > UNIT_TOLERANCE:
-            raise VectorError(
-                f"{name} are not of unit length (off by up to {worst:.3g}); "
-                "divide each by its length, or pass --normalise"
-            )
+            raise UnitLengthError(name, worst)
         array = array / lengths[:, None]
     return np.ascontiguousarray(array, dtype=np.float32)
 

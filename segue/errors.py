@@ -10,7 +10,8 @@ SegueError                      exit code 1
 ├── DataError                   1   the data cannot be used
 │   ├── ImageError              1   undecodable, truncated or too large
 │   ├── PeopleError             1   too few people, or people in two parts
-│   └── VectorError             1   shape, dimension, NaN, not of unit length
+│   └── VectorError             1   shape, dimension, NaN
+│       └── UnitLengthError     1   not of unit length
 ├── RegistryError               1
 │   ├── UnknownVersionError     2
 │   ├── TamperedError           1   a file's hash is not the one registered
@@ -131,6 +132,16 @@ class PeopleError(DataError):
 
 class VectorError(DataError):
     """Vectors of the wrong shape, dimension or length, or with NaN."""
+
+
+class UnitLengthError(VectorError):
+    """Vectors that are not of unit length."""
+
+    def __init__(self, name: str, off: float) -> None:
+        self.name, self.off = name, off
+        super().__init__(
+            f"{name} are not of unit length (off by up to {off:.3g}); divide each by its length"
+        )
 
 
 # --- registry -------------------------------------------------------------------------------

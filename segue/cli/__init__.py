@@ -14,6 +14,9 @@ import click
 
 from segue.errors import SegueError
 
+FAILED = 1
+"""The exit code of a command that failed."""
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells give it."""
 
@@ -78,6 +81,12 @@ def root(context: click.Context, workspace: str) -> None:
     context.obj = workspace
 
 
+def _told(error: OSError) -> str:
+    """Return which path the operating system refused, and why, in one line."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return reason if error.filename is None else f"cannot use {error.filename}: {reason}"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; errors become one sentence on stderr and their exit code.
 
@@ -98,4 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"segue: {_told(error)}", err=True)
+        sys.exit(FAILED)
     sys.exit(code if isinstance(code, int) else 0)

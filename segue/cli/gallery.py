@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from segue.cli.common import (
     agree,
@@ -18,7 +19,7 @@ from segue.cli.common import (
     table,
     yes_option,
 )
-from segue.errors import UsageError
+from segue.errors import UnitLengthError, UsageError, VectorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,9 +186,12 @@ def import_(
     workspace = open_workspace(context)
     opened = workspace.gallery(name)
     version = workspace.registry.resolve(reference or opened.serving)
-    rows = opened.import_file(
-        file, version.version, output, ids=ids, normalise=normalise, replace=replace
-    )
+    try:
+        rows = opened.import_file(
+            file, version.version, output, ids=ids, normalise=normalise, replace=replace
+        )
+    except UnitLengthError as error:
+        raise VectorError(f"{error}, or pass --normalise") from error
     click.echo(f"imported {count(rows, 'item')} into {name}")
 
 
@@ -374,6 +378,7 @@ def search(
     """Find the nearest items of the gallery NAME to IMAGES, or to vectors."""
     if bool(images) == (vector is not None):
         raise click.UsageError("give image files or --vector FILE, one of them")
+    _check_goes_with(context, vector=vector is not None)
     threshold = make_threshold(context, **stated)
     workspace = open_workspace(context)
     opened = workspace.gallery(name)
@@ -404,6 +409,20 @@ def search(
             ]
         ),
     )
+
+
+def _check_goes_with(context: click.Context, *, vector: bool) -> None:
+    """Refuse options of the other kind of probe, which would have no effect."""
+    others = ("inline_ms",) if vector else ("reference", "output")
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+        if option.name in others and given:
+            raise click.UsageError(
+                f"{option.opts[0]} goes with image files, which are embedded here"
+                if vector
+                else f"{option.opts[0]} goes with --vector; images are embedded by the version "
+                "that the gallery serves"
+            )
 
 
 def _read_probe(

@@ -117,11 +117,15 @@ class Threshold:
         if len(stated) > 1:
             raise UsageError("state one threshold: a FAR, expected false hits, or a distance")
         if self.far is not None and not 0 < self.far <= 1:
-            raise UsageError(f"a FAR of {self.far:g} is none; give one in (0, 1], such as 0.001")
+            raise UsageError(
+                f"FAR {self.far:g} is out of range; give one above 0 and at most 1, such as 0.001"
+            )
         if self.false_hits is not None and not self.false_hits > 0:
             raise UsageError("expected false hits per search must be above 0, such as 0.1")
         if self.distance is not None and not 0 <= self.distance <= 4:  # of unit vectors
-            raise UsageError(f"{self.distance:g} is no squared distance of unit vectors: use 0 … 4")
+            raise UsageError(
+                f"squared distance {self.distance:g} is out of range; give one from 0 to 4"
+            )
 
     @classmethod
     def from_cosine(
@@ -133,7 +137,7 @@ class Threshold:
         1.0
         """
         if not -1 <= cosine <= 1:
-            raise UsageError(f"{cosine:g} is no cosine; use -1 … 1")
+            raise UsageError(f"cosine {cosine:g} is out of range; give one from -1 to 1")
         return cls(distance=2 - 2 * cosine, version=version, extrapolate=extrapolate)
 
 

@@ -140,5 +140,5 @@ class Limit:
             calibration.smallest_far,
             where,
             f"calibrate on more than its {calibration.people} people, use a larger {larger}, or "
-            "trust the fitted tail (--extrapolate; Threshold's extrapolate)",
+            "trust the fitted tail by --extrapolate",
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segue.arrays import check_images, check_labels, check_vectors, normalise
-from segue.errors import VectorError
+from segue.errors import UnitLengthError, VectorError
 
 
 def test_unit_vectors_pass_and_become_exactly_unit():
@@ -31,6 +31,15 @@ def test_bad_vectors_are_refused_with_the_reason(value, message):
     """Wrong shape, dimension, NaN and length each raise their own sentence."""
     with pytest.raises(VectorError, match=message):
         check_vectors(value, dimension=2)
+
+
+def test_vectors_of_another_length_are_told_without_a_command_s_options():
+    """Only the command that has `--normalise` may speak of it."""
+    with pytest.raises(
+        UnitLengthError, match=r"off by up to 0\.414\); divide .* length$"
+    ) as caught:
+        check_vectors([[1.0, 1.0]], name="old vectors")
+    assert (caught.value.name, round(caught.value.off, 3)) == ("old vectors", 0.414)
 
 
 def test_normalise_refuses_a_vector_without_direction():

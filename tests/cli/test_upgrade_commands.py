@@ -228,6 +228,8 @@ def test_a_cosine_in_use_is_the_distance_of_it(run, segue, workspace, faces):
     assert named == run(*command, "--cosine", 0.75)
     for wrong in (
         ("--cosine", 2),
+        ("--distance", 5),
+        ("--far", 0),
         ("--cosine", 0.5, "--far", 0.1),
         ("--for-version", "faces/1"),
         ("--extrapolate",),
@@ -235,6 +237,7 @@ def test_a_cosine_in_use_is_the_distance_of_it(run, segue, workspace, faces):
         done = segue("-w", workspace, *command, *wrong)
         assert done.code == 2, done
         assert "Traceback" not in done.err
+    assert "cosine 2 is out of range" in segue("-w", workspace, *command, "--cosine", 2).err
 
 
 def test_every_kind_of_value_comes_out_of_a_query(run):

@@ -84,6 +84,29 @@ def test_without_a_workspace_the_way_to_make_one_is_told(segue, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_what_the_system_refuses_is_one_sentence(segue, tmp_path):
+    """A workspace that cannot be made is told with its path and the reason, without a traceback."""
+    (tmp_path / "file").touch()
+    run = segue("-w", tmp_path / "file" / "w", "init")
+    _refused(run, 1, f"cannot use {tmp_path / 'file' / 'w'}: Not a directory")
+
+
+@pytest.mark.parametrize("option", [("--version", "faces/2"), ("--output", "embedding")])
+def test_a_search_by_images_takes_no_option_of_vectors(segue, workspace, faces, option):
+    """They would have no effect: images are embedded by the version that the gallery serves."""
+    image = faces / "images" / "drawn0001" / "drawn0001_0001.png"
+    run = segue("-w", workspace, "search", "people", image, *option)
+    assert run.code == 2
+    assert f"{option[0]} goes with --vector" in run.err
+
+
+def test_a_search_by_vectors_embeds_nothing_within_it(segue, workspace):
+    """`--inline-ms` is of images; vectors come without them."""
+    run = segue("-w", workspace, "search", "people", "--vector", "v.npy", "--inline-ms", 5)
+    assert run.code == 2
+    assert "--inline-ms goes with image files" in run.err
+
+
 def test_a_second_init_is_refused(segue, workspace):
     """Making a workspace where one is does not touch it."""
     _unchanged(segue, workspace, 1, "is a workspace already", "init")
@@ -119,7 +142,7 @@ def test_broken_images_are_reported_and_the_others_enrolled(segue, workspace, fa
     [
         (np.eye(3, 7, dtype=np.float32), "dimension 7"),
         (np.full((3, 64), np.nan, np.float32), "NaN"),
-        (np.ones((3, 64), np.float32), "unit length"),
+        (np.ones((3, 64), np.float32), "divide each by its length, or pass --normalise"),
     ],
 )
 def test_bad_vectors_are_refused_whole(segue, workspace, tmp_path, vectors, message):
