@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import torch
 
 from segue.errors import InvalidNameError, UnknownNameError, UsageError, VectorError
-from segue.harmonic.mining import check_tensor_labels, check_unit, wide
+from segue.harmonic.mining import check_tensor, check_tensor_labels, check_unit, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -97,11 +97,27 @@ def make_loss(name: str, **settings: Any) -> Loss:
     """
     if name not in _LOSSES:
         raise UnknownNameError("loss", name, _LOSSES)
+    _check_names(name, settings)
     _check_kinds(name, settings)
     try:
         return _LOSSES[name](**settings)
     except TypeError as error:
         raise UsageError(f"loss {name!r} does not take these settings: {error}") from error
+
+
+def _check_names(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a setting that the loss does not have, naming those that it has.
+
+    Raises:
+        UsageError: the setting is named.
+    """
+    known = [each.name for each in _fields(_LOSSES[name]) if each.init]
+    unknown = settings.keys() - set(known)
+    if dataclasses.is_dataclass(_LOSSES[name]) and unknown:
+        raise UsageError(
+            f"loss {name!r} has no setting {', '.join(sorted(unknown))}; it takes "
+            f"{', '.join(known) or 'none'}"
+        )
 
 
 def _check_kinds(name: str, settings: Mapping[str, Any]) -> None:
@@ -182,10 +198,12 @@ def check_new(v2: Tensor, labels: Tensor) -> None:
     """Refuse new vectors that are not of unit length, or not one label for each, or none at all.
 
     Raises:
-        VectorError: they are not.
+        VectorError: they are not, or no tensors, or the labels are no whole numbers.
     """
     check_unit(v2, "new vectors")
     check_tensor_labels(labels, v2)
+    if labels.is_floating_point() or labels.is_complex():
+        raise VectorError(f"labels are {labels.dtype}; give whole numbers, int64 [N] (.long())")
     if not len(v2):
         raise VectorError("the batch has no vectors, so that its mean loss is not defined; skip it")
 
@@ -275,9 +293,11 @@ def needed(loss: Loss, name: str, value: Tensor | None) -> Tensor:
 
     Raises:
         UsageError: it is None.
+        VectorError: it is no tensor.
     """
     if value is None:
         raise UsageError(f"loss {loss_name(loss)!r} needs {name}: {NEEDS[name]}")
+    check_tensor(value, name, NEEDS[name])
     return value
 
 

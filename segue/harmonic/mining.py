@@ -51,12 +51,27 @@ def pairwise_squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return torch.addmm(lengths, a, b.T, alpha=-2)
 
 
+def check_tensor(value: object, name: str, wanted: str) -> None:
+    """Refuse what is no torch tensor.
+
+    Raises:
+        VectorError: a list, a numpy array or something else; `wanted` says what to give.
+    """
+    if not isinstance(value, Tensor):
+        raise VectorError(
+            f"{name} are of type {type(value).__name__}; give a torch tensor, {wanted} "
+            "(torch.as_tensor makes one)"
+        )
+
+
 def check_unit(vectors: Tensor, name: str) -> None:
     """Refuse a tensor that is not [N, d] with rows of length 1.
 
     Raises:
-        VectorError: another shape, NaN, or other lengths (off by more than 1e-3; 2e-2 for 16 bit).
+        VectorError: no tensor, another shape, NaN, or other lengths (off by more than 1e-3; 2e-2
+            for 16 bit).
     """
+    check_tensor(vectors, name, "float [N, d]")
     if vectors.ndim != 2 or not vectors.is_floating_point():
         raise VectorError(f"{name} are {vectors.dtype} {tuple(vectors.shape)}; give floats [N, d]")
     half = vectors.dtype in (torch.float16, torch.bfloat16)
@@ -72,8 +87,9 @@ def check_tensor_labels(labels: Tensor, vectors: Tensor, name: str = "labels") -
     """Refuse labels that are not one number for each row.
 
     Raises:
-        VectorError: another shape.
+        VectorError: no tensor, or another shape.
     """
+    check_tensor(labels, name, "int64 [N]")
     if labels.shape != vectors.shape[:1]:
         raise VectorError(
             f"{name} have shape {tuple(labels.shape)}; give one for each of {len(vectors)} rows"

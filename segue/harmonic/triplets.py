@@ -17,7 +17,7 @@ from segue.harmonic.loss_registry import (
     check_weight,
     register_loss,
 )
-from segue.harmonic.mining import Triplets, check_margin, check_strategy, wide
+from segue.harmonic.mining import Triplets, check_margin, check_strategy, check_tensor, wide
 from segue.harmonic.pools import COMBINATIONS, check_combinations, mine_pools, with_a_new_one
 
 if TYPE_CHECKING:
@@ -274,6 +274,7 @@ def _products(triplets: Triplets, rows: Tensor) -> Tensor:
 
 
 def _reliabilities(weights: Tensor, vectors: Tensor) -> Tensor:
+    check_tensor(weights, "weights", "float [N]")
     right = weights.shape == vectors.shape[:1]
     if not right or not bool((weights >= 0).all() & weights.isfinite().all()):
         raise VectorError(

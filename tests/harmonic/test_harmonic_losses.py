@@ -13,6 +13,10 @@ from segue.errors import InvalidNameError, UnknownNameError, UsageError, VectorE
 from segue.harmonic.losses import (
     HarmonicTripletLoss,
     TripletLoss,
+    apply_loss,
+    class_means,
+    class_radii,
+    list_losses,
     make_loss,
     register_loss,
     triplet_loss_on,
@@ -299,8 +303,10 @@ def test_names_and_settings_are_checked():
     """Unknown names list the known ones; unknown settings and values out of range are refused."""
     with pytest.raises(UnknownNameError, match="harmonic"):
         make_loss("harmonics")
-    with pytest.raises(UsageError, match="margn"):
+    with pytest.raises(UsageError, match="no setting margn; it takes margin, anchors, positives"):
         make_loss("harmonic", margn=0.1)
+    with pytest.raises(UsageError, match="no setting foo; it takes none"):
+        make_loss("l2", foo=1)
     with pytest.raises(InvalidNameError, match="taken"):
         register_loss("harmonic")
     for name, bad in (
@@ -324,6 +330,25 @@ def test_names_and_settings_are_checked():
     told = make_loss("harmonic", combinations="ono, nno")
     assert told == make_loss("harmonic", combinations={"nno", "ono"})
     assert told.combinations == ("nno", "ono")
+
+
+@pytest.mark.parametrize("name", list_losses())
+def test_what_is_no_tensor_is_told_by_every_loss(name):
+    """Lists and numpy arrays are refused by name, as are labels that are no whole numbers."""
+    v2, labels, v1 = batch(0)
+    classes = {"old_means": class_means(v1, labels), "old_radii": class_radii(v1, labels)}
+    given = {"old_vectors": v1, "class_weights": classes["old_means"], **classes}
+    loss = make_loss(name)
+    with pytest.raises(VectorError, match="new vectors are of type ndarray; give a torch tensor"):
+        apply_loss(loss, v2.detach().numpy(), labels, **given)
+    for wrong in (labels.tolist(), labels.numpy()):
+        with pytest.raises(VectorError, match=r"labels are of type .*; give a torch tensor, int64"):
+            apply_loss(loss, v2, wrong, **given)
+    with pytest.raises(VectorError, match=r"labels are torch.float32; give whole numbers"):
+        apply_loss(loss, v2, labels.float(), **given)
+    for need in loss.needs - {"labels"}:
+        with pytest.raises(VectorError, match=f"{need} are of type ndarray"):
+            apply_loss(loss, v2, labels, **{**given, need: given[need].detach().numpy()})
 
 
 def test_vectors_are_checked():
