@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from segue.registry import Version
     from segue.train import HarmonicSettings
+    from segue.workspace import Workspace
     from segue.workspace.bridging import TrainedBridge
     from segue.workspace.retuning import Retuned
 
@@ -130,6 +131,8 @@ def harmonic(
     """Train --from on, against the frozen vectors of --old, in two stages; and its twin."""
     settings = _settings(recipe, loss_settings, given)
     workspace = open_workspace(context)
+    if not settings.separate_head:
+        _tell_dimensions(workspace, old, start, asked=given["separate_head"] is False)
     with progress_bar() as progress:
         made, other = workspace.train_harmonic(
             data,
@@ -158,6 +161,27 @@ def _settings(recipe: str, loss_settings: Sequence[str], given: dict[str, Any]) 
         chosen = {**FACENET_STAGES, **chosen}
     settings = {**chosen, "loss_settings": _named_values(loss_settings)}
     return paper_settings(**settings) if recipe == "paper" else HarmonicSettings(**settings)
+
+
+def _tell_dimensions(workspace: Workspace, old: str, start: str, *, asked: bool) -> None:
+    """Say that v1 is compared with through a head of its own where the dimensions differ.
+
+    Raises:
+        UsageError: the shared head was `asked` for by name.
+    """
+    before, after = (workspace.registry.resolve(each) for each in (old, start))
+    if before.dimension == after.dimension:
+        return
+    told = (
+        f"{before.version} has dimension {before.dimension}, {after.version} {after.dimension}: "
+        "one output cannot be compared with both"
+    )
+    if asked:
+        raise UsageError(
+            f"{told}; leave out --shared-head, or start from a version of dimension "
+            f"{before.dimension} (`segue train base --dimension {before.dimension}`)"
+        )
+    click.echo(f"segue: {told}, so v1 gets a separate head", err=True)
 
 
 def _named_values(written: Sequence[str]) -> dict[str, Any]:

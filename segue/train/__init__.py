@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         LoopSettings,
         TrainSettings,
         paper_settings,
+        twin_settings,
     )
     from segue.train.trained import Trained
 
@@ -36,6 +37,7 @@ __all__ = [
     "train_base",
     "train_harmonic",
     "train_twin",
+    "twin_settings",
 ]
 
 _HOME = {
@@ -51,6 +53,7 @@ _HOME = {
     "train_base": "base",
     "train_harmonic": "harmonic",
     "train_twin": "harmonic",
+    "twin_settings": "settings",
 }
 
 

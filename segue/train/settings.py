@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from segue.errors import UnknownNameError, UsageError
@@ -16,6 +16,15 @@ FACENET_STAGES: dict[str, Any] = {
     "own_contrast": 0.0,
 }
 """Settings of one output, drawn anew and trained alone before the whole network."""
+
+_OF_THE_TIE = (
+    *("loss", "loss_settings", "cross_weight", "own_contrast"),
+    *("separate_head", "head_dropout", "mine_every", "mine_images"),
+)
+_OF_THE_HEADS = (
+    *("head_last", "head_steps", "head_learning_rate"),
+    *("head_images", "head_people", "head_singles"),
+)
 
 PRECISIONS = ("float32", "bfloat16")
 """What the trunk may compute in while it is trained; weights, heads and losses are float32."""
@@ -82,7 +91,9 @@ class LoopSettings:
         for name in ("weight_decay", "clip", "shift", "zoom", "rotation", "brightness", "contrast"):
             check_number(name, getattr(self, name))
         if self.zoom >= 1 or self.contrast >= 1:
-            raise UsageError("zoom and contrast are shares below 1")
+            raise UsageError(
+                f"zoom {self.zoom!r}, contrast {self.contrast!r}; give shares from 0 to below 1"
+            )
         if self.optimiser not in OPTIMISERS:
             raise UnknownNameError("optimiser", self.optimiser, OPTIMISERS)
         if self.precision not in PRECISIONS:
@@ -150,7 +161,7 @@ class HarmonicSettings(LoopSettings):
         for name in ("self_weight", "cross_weight", "head_dropout", "own_contrast"):
             check_number(name, getattr(self, name))
         if self.head_dropout >= 1:
-            raise UsageError(f"head_dropout {self.head_dropout!r} is a share below 1")
+            raise UsageError(f"head_dropout {self.head_dropout!r}; give a share from 0 to below 1")
 
 
 def paper_settings(**given: Any) -> HarmonicSettings:
@@ -161,6 +172,18 @@ def paper_settings(**given: Any) -> HarmonicSettings:
     """
     paper = {**FACENET_STAGES, "loss": "harmonic", "cross_weight": 1.0}
     return HarmonicSettings(**{**paper, **given})
+
+
+def twin_settings(settings: HarmonicSettings) -> dict[str, Any]:
+    """Return by name what a twin uses of the settings: nothing that is of v1 or of its head.
+
+    >>> twin_settings(HarmonicSettings())["self_weight"]
+    1.0
+    >>> sorted({"loss", "own_contrast", "mine_every"} & twin_settings(HarmonicSettings()).keys())
+    []
+    """
+    unused = {*_OF_THE_TIE, *(() if not settings.head_last else _OF_THE_HEADS)}
+    return {name: value for name, value in asdict(settings).items() if name not in unused}
 
 
 def check_whole(name: str, value: int, least: int) -> None:

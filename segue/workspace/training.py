@@ -66,6 +66,8 @@ def train_harmonic(
     old_version, start_version = registry.resolve(old), registry.resolve(start)
     if start_version.preprocessing is not None:  # the input's size is the start's, whatever is set
         settings = replace(settings, image_size=start_version.preprocessing.height)
+    if start_version.dimension != old_version.dimension:  # then v1 needs a head of its own
+        settings = replace(settings, separate_head=True)
     faces = read_faces(data).part("train")
     network = registry.network(start_version.version)
     vectors = old_outputs(workspace, old_version, faces, old_vectors, progress)[DEFAULT_OUTPUT]
@@ -115,7 +117,7 @@ def train_harmonic(
         f"{made.name}-twin",
         independent,
         kind="twin",
-        settings=asdict(settings),
+        settings=train.twin_settings(settings),
         faces=faces,
         lineage=lineage,
     )

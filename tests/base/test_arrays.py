@@ -35,9 +35,7 @@ def test_bad_vectors_are_refused_with_the_reason(value, message):
 
 def test_vectors_of_another_length_are_told_without_a_command_s_options():
     """Only the command that has `--normalise` may speak of it."""
-    with pytest.raises(
-        UnitLengthError, match=r"off by up to 0\.414\); divide .* length$"
-    ) as caught:
+    with pytest.raises(UnitLengthError, match=r"off by up to 0.414\); .* length$") as caught:
         check_vectors([[1.0, 1.0]], name="old vectors")
     assert (caught.value.name, round(caught.value.off, 3)) == ("old vectors", 0.414)
 

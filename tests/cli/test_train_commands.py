@@ -27,6 +27,9 @@ def test_both_recipes_are_trained_by_name(segue, workspace, faces):
     assert first["outputs"] == {"embedding": 64, "compatible": 64}
     assert first["details"]["training"]["loss"] == "harmonic_contrast"
     assert twin["outputs"] == {"embedding": 64}
+    of_v1 = {"loss", "cross_weight", "separate_head", "own_contrast", "head_steps"}
+    assert not of_v1 & twin["details"]["training"].keys()
+    assert twin["details"]["training"]["steps"] == 2
     (second,) = _trained(segue(*command, "--recipe", "paper", "--no-twin"))
     assert second["outputs"] == {"embedding": 64}
     settings = second["details"]["training"]
@@ -78,6 +81,26 @@ def test_a_shared_head_comes_in_the_paper_s_order(segue, workspace, faces):
     assert version["outputs"] == {"embedding": 64}
 
 
+def test_one_output_for_two_dimensions_is_refused_or_told(segue, workspace, faces):
+    """`--shared-head` is not silently left out; the paper's recipe says so, and so does its v2."""
+    assert segue(
+        "-w", workspace, "train", "base", "faces", "--data", faces, "--dimension", 16,
+        "--steps", 2, "--width", 4, "--image-size", 32, "--threads", 1,
+    ).code == 0  # fmt: skip
+    command = ("train", "harmonic", "--data", faces, "--old", "faces/1", "--from", "faces/3", *FEW)
+    before = state(workspace)
+    refused = segue("-w", workspace, *command, "--shared-head")
+    assert refused.code == 2
+    told = "faces/1 has dimension 64, faces/3 16: one output cannot be compared with both"
+    assert refused.err.startswith(f"segue: {told}; leave out --shared-head")
+    assert state(workspace) == before
+    run = segue("-w", workspace, *command, "--recipe", "paper", "--no-twin", "--json")
+    assert run.err == f"segue: {told}, so v1 gets a separate head\n"
+    (version,) = _trained(run)
+    assert version["outputs"] == {"embedding": 16, "compatible": 64}
+    assert version["details"]["training"]["separate_head"] is True
+
+
 def test_a_base_training_takes_a_precision(segue, workspace, faces):
     """bfloat16 is remembered with the version's other settings."""
     version = _trained(
@@ -97,7 +120,7 @@ def test_a_base_training_takes_a_precision(segue, workspace, faces):
         (("--loss-setting", "temperature"), "write NAME=VALUE"),
         (("--loss-setting", "=3"), "write NAME=VALUE"),
         (("--loss-setting", "temperature=1", "--loss-setting", "temperature=2"), "each name once"),
-        (("--loss-setting", "warmth=1"), "does not take these settings"),
+        (("--loss-setting", "warmth=1"), "has no setting warmth; it takes temperature"),
         (("--loss-setting", "temperature=-1"), "temperature -1"),
         (("--loss-setting", "temperature=cold"), "is no number"),
         (("--head-dropout", "1.5"), "head_dropout 1.5"),

@@ -26,7 +26,14 @@ from train_world import (
 from segue.errors import TrainingError, UnknownNameError, UsageError, VectorError
 from segue.networks import build_network, load_network, save_weights
 from segue.networks.preprocess import prepare
-from segue.train import HarmonicSettings, paper_settings, train_base, train_harmonic, train_twin
+from segue.train import (
+    HarmonicSettings,
+    paper_settings,
+    train_base,
+    train_harmonic,
+    train_twin,
+    twin_settings,
+)
 from segue.train.checkpoint import FILE_NAME
 from segue.train.feed import Feed, whole_people
 from segue.train.task import Kept, Stage, Task
@@ -41,6 +48,7 @@ def test_the_paper_s_recipe_is_the_harmonic_triplet_loss_on_one_output_drawn_ane
     assert not paper.separate_head
     assert not paper.head_last
     assert paper_settings(loss="bct", separate_head=True).separate_head
+    assert twin_settings(paper)["head_steps"] == paper.head_steps  # its heads come first too
     default = HarmonicSettings()
     assert (default.loss, default.separate_head) == ("harmonic_contrast", True)
 
@@ -304,7 +312,7 @@ def test_bfloat16_trains_the_trunk_in_other_precision_and_gives_float32(faces, v
         ({"head_steps": -1}, "head_steps -1"),
         ({"head_learning_rate": 0.0}, "head_learning_rate 0.0"),
         ({"cross_weight": -1.0}, "cross_weight -1.0"),
-        ({"head_dropout": 1.0}, "head_dropout 1.0 is a share below 1"),
+        ({"head_dropout": 1.0}, "head_dropout 1.0; give a share from 0 to below 1"),
         ({"head_dropout": -0.1}, "head_dropout -0.1"),
         ({"head_images": -1}, "head_images -1"),
         ({"head_people": 1}, "head_people 1"),
@@ -324,7 +332,7 @@ def test_impossible_harmonic_settings_are_refused(change, told):
     [
         ({"loss": "triplet"}, UsageError, "uses no old vectors"),
         ({"loss": "harmonik"}, UnknownNameError, r"known: .*harmonic"),
-        ({"loss_settings": {"warmth": 1}}, UsageError, "does not take these settings.*warmth"),
+        ({"loss_settings": {"warmth": 1}}, UsageError, "no setting warmth; it takes temperature"),
         ({"loss_settings": {"temperature": 0.0}}, UsageError, "temperature 0.0"),
         ({"self_loss": "harmonic"}, UsageError, "no self loss"),
         ({"self_loss": "lce"}, UsageError, "no self loss"),
