@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segue.errors import DataError, ImageError, MissingPathError, PeopleError
+from segue.errors import DataError, ImageError, MissingPathError, PeopleError, UnknownNameError
 from segue.files import sha256_bytes
 from segue.types import PARTS, Progress, no_progress
 
@@ -169,8 +169,12 @@ class FaceList:
         """Return the faces of some parts; with `old_only`, of the half a v1 is trained on.
 
         Raises:
+            UnknownNameError: there is no part of that name.
             PeopleError: nobody is left.
         """
+        for name in parts:
+            if name not in PARTS:
+                raise UnknownNameError("part", name, PARTS)
         kept = tuple(
             face for face in self.faces if face.part in parts and (face.old or not old_only)
         )

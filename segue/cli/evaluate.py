@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from segue.cli.common import emit, json_option, open_workspace, progress_bar
-from segue.errors import GateError
+from segue.errors import GateError, UsageError
 
 USUAL_FAR = 1e-2
 """A calibration that does not reach down to this is warned of."""
@@ -231,6 +231,8 @@ def gate(context: click.Context, old: str, new: str, as_json: bool) -> None:
 
     registry = open_workspace(context).registry
     old_version, new_version = registry.resolve(old).version, registry.resolve(new).version
+    if old_version == new_version:
+        raise UsageError(f"--old and --new are the same version, {old_version}; name two versions")
     stored = registry.report(old_version, new_version)
     if stored is None:
         raise GateError(

@@ -181,7 +181,10 @@ def promote(context: click.Context, reference: str, alias: str, reason: str) -> 
 @click.pass_context
 def ledger(context: click.Context, subject: str | None, as_json: bool) -> None:
     """Show who did what, when and why; entries are never changed."""
-    entries = open_workspace(context).registry.ledger(subject)
+    workspace = open_workspace(context)
+    entries = workspace.registry.ledger(subject)
+    if subject is not None and not entries and subject not in workspace.galleries():
+        entries = workspace.registry.ledger(workspace.registry.resolve(subject).version)
     rows = [[e.at[:19], e.actor, e.action, e.subject, e.reason or ""] for e in entries]
     emit(
         [

@@ -121,6 +121,10 @@ def compatibility(
 
     registry = workspace.registry
     old_version, new_version = registry.resolve(old), registry.resolve(new)
+    if old_version.version == new_version.version:
+        raise UsageError(
+            f"the old and the new version are the same, {old_version.version}; name two versions"
+        )
     twin_version = registry.resolve(twin) if twin else find_twin(workspace, new_version)
     if part not in REPORT_PARTS:
         raise UnknownNameError("part to measure on", part, REPORT_PARTS)
@@ -385,7 +389,15 @@ def calibrate(
     )
     if known.bridge is not None:
         vectors = known.bridge.apply(vectors, version=probe_version.version)
-    calibration = fit(vectors, faces.labels, against, faces.labels, same_images=True)
+    try:
+        calibration = fit(vectors, faces.labels, against, faces.labels, same_images=True)
+    except EvaluationError as error:
+        other = (
+            "; or take the pairs of a gallery that it serves (--from-gallery GALLERY)"
+            if stored_version == probe_version
+            else ""
+        )
+        raise EvaluationError(f"part {part} of {data}: {error}{other}") from error
     return _save_calibrated(workspace, known, calibration, f"part {part}")
 
 

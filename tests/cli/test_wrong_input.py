@@ -62,6 +62,27 @@ def _unchanged(segue, workspace, code, message, *arguments):
             "",
         ),
         (("gate", "--old", "faces/1", "--new", "faces/2"), 5, "was never measured"),
+        (("gate", "--old", "faces/2", "--new", "faces/2"), 2, "are the same version, faces/2"),
+        (
+            (
+                "evaluate",
+                "compatibility",
+                "--old",
+                "faces/1",
+                "--new",
+                "faces/1",
+                "--data",
+                "{faces}",
+            ),
+            2,
+            "are the same, faces/1",
+        ),
+        (("models", "ledger", "nonsense"), 2, "unknown version 'nonsense'"),
+        (
+            ("calibrate", "faces/1", "--data", "{faces}", "--part", "nopart"),
+            2,
+            "unknown part 'nopart'; known: calibration, test, train, validation",
+        ),
         (("migrate", "status", "people"), 2, "no open migration"),
         (("migrate", "start", "people", "--to", "faces/2", "--strategy", "mixed"), 5, "NO-GO"),
         (("migrate", "start", "people", "--plan", "/no/plan.json"), 2, "no plan"),
@@ -82,6 +103,33 @@ def test_without_a_workspace_the_way_to_make_one_is_told(segue, tmp_path):
     """A command outside a workspace names `segue init` and makes nothing."""
     _refused(segue("-w", tmp_path / "none", "models", "list"), 2, "segue init")
     assert not (tmp_path / "none").exists()
+
+
+def test_too_few_people_to_calibrate_on_are_told_with_their_part(segue, workspace, faces, tmp_path):
+    """The part that was looked at is named, and what else there is for a version with itself."""
+    lines = ["person,part\n"]
+    for person in ("drawn0000", "drawn0001", "drawn0002"):
+        (tmp_path / "images" / person).mkdir(parents=True)
+        image = min((faces / "images" / person).iterdir())
+        shutil.copy(image, tmp_path / "images" / person)
+        lines.append(f"{person},calibration\n")
+    (tmp_path / "people.csv").write_text("".join(lines))
+    command = ("calibrate", "faces/1", "--data", tmp_path)
+    told = "impostor pairs of 3 people are too few"
+    own, edge = (segue("-w", workspace, *command, *more) for more in ((), ("--stored", "faces/2")))
+    _refused(own, 1, told)
+    assert own.err.startswith(f"segue: part calibration of {tmp_path}: ")
+    assert "--from-gallery GALLERY" in own.err
+    _refused(edge, 1, told)
+    assert "--from-gallery" not in edge.err
+
+
+def test_an_alias_has_the_ledger_of_its_version(segue, workspace):
+    """What is named by an alias is found by the id that the ledger knows."""
+    named = segue("-w", workspace, "models", "ledger", "faces@serving", "--json")
+    assert named.code == 0
+    assert named.out == segue("-w", workspace, "models", "ledger", "faces/1", "--json").out
+    assert "promote" in named.out
 
 
 def test_what_the_system_refuses_is_one_sentence(segue, tmp_path):
