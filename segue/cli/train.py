@@ -247,6 +247,14 @@ def bridge(
         "kinds": list(made.table),
     }
     emit(value, as_json, lambda: _bridge_text(made, data))
+    distance = made.table[0]["distance"]
+    if distance >= made.unrelated:
+        click.echo(
+            f"segue: the map has learned nothing: people that it was not fitted on are mapped "
+            f"{distance:.3f} from their own vectors, and {made.unrelated:.3f} from other people's; "
+            "fit it on more people",
+            err=True,
+        )
 
 
 def _bridge_text(made: TrainedBridge, data: Path) -> str:

@@ -41,6 +41,8 @@ class TrainedBridge:
         bridge: the map from probe to stored version.
         table: what each kind that was tried does on held-out people, as JSON values, the best
             first.
+        unrelated: the held-out distance of a map that has learned nothing: that of the mapped
+            vectors to other people's.
     """
 
     number: int
@@ -48,6 +50,7 @@ class TrainedBridge:
     stored: str
     bridge: Bridge
     table: tuple[dict[str, Any], ...]
+    unrelated: float
 
 
 def train_bridge(
@@ -104,7 +107,7 @@ def train_bridge(
     bridge = replace(choice.bridge, settings={**choice.bridge.settings, **people})
     table = tuple(choice.table())
     number = _save(workspace, bridge, {"part": part, "kinds": list(table)}, since)
-    return TrainedBridge(number, probe.version, stored.version, bridge, table)
+    return TrainedBridge(number, probe.version, stored.version, bridge, table, choice.unrelated)
 
 
 def _check_replaceable(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from conftest import state
 
 from segue import Workspace
 from segue.images import read_faces
+from segue.workspace import bridging
 from segue.workspace.measuring import embed_faces
 
 ENDS = ("--old", "faces/1", "--new", "faces/2")
@@ -57,6 +60,23 @@ def test_a_bridge_by_commands_from_training_to_a_search(segue, workspace, faces,
     assert json.loads(run("train", "bridge", *ENDS, "--data", faces, "--direction", "old-to-new",
                           "--kind", "procrustes", "--json").out)["stored"] == "faces/2"  # fmt: skip
     assert run("doctor").out == "nothing wrong\n"
+
+
+def test_a_map_that_learned_nothing_is_warned_of(segue, workspace, faces, monkeypatch):
+    """Only where held-out people are mapped no nearer to their own vectors than to others'."""
+    fit = ("-w", workspace, "train", "bridge", *ENDS, "--data", faces, "--kind", "ridge")
+    train_bridge = bridging.train_bridge
+
+    def found(*arguments, times, **named):
+        made = train_bridge(*arguments, **named)
+        return replace(made, unrelated=times * made.table[0]["distance"])
+
+    monkeypatch.setattr(bridging, "train_bridge", partial(found, times=2))
+    assert segue(*fit).err == ""
+    monkeypatch.setattr(bridging, "train_bridge", partial(found, times=1))
+    run = segue(*fit, "--json")
+    assert run.err.startswith("segue: the map has learned nothing")
+    assert json.loads(run.out)["kind"] == "ridge"
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,24 @@ def test_the_best_kind_is_the_one_of_the_loops():
     assert np.allclose(choice.held_out, rows[order[0]], atol=1e-6)
 
 
+def test_a_map_that_learned_nothing_is_as_near_to_other_people():
+    """`unrelated` is the loop's mean over pairs of two people; random targets are no nearer."""
+    source, target, labels = people(6, count=12)
+    choice = choose_bridge(source, target, labels, kinds=["ridge"], **VERSIONS)
+    mapped = choice.held_out.astype(float)
+    pairs = [
+        np.square(mapped[i] - target[j]).sum()
+        for i in range(len(labels))
+        for j in range(len(labels))
+        if labels[i] != labels[j]
+    ]
+    assert choice.unrelated == pytest.approx(np.mean(pairs), rel=1e-6)
+    assert choice.scores[0].distance < choice.unrelated
+    random = unit(np.random.default_rng(0).normal(size=target.shape))
+    nothing = choose_bridge(source, random, labels, kinds=["procrustes"], **VERSIONS)
+    assert nothing.scores[0].distance >= nothing.unrelated - 0.1
+
+
 def test_the_chosen_bridge_is_fitted_on_everybody():
     """What is returned is what `fit_bridge` fits on all rows, with both fingerprints."""
     source, target, labels = people(1, count=20)

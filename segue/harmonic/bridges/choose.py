@@ -65,11 +65,14 @@ class BridgeChoice:
         held_out: the source's rows mapped by bridges of the best kind that were fitted without
             their person: unit float32 [N, d2]. A calibration on the very people that the bridge is
             fitted on takes these.
+        unrelated: mean squared distance of these to the targets of other people. A bridge whose own
+            distance is no smaller has learned nothing.
     """
 
     bridge: Bridge
     scores: tuple[KindScore, ...]
     held_out: Floats = field(repr=False)
+    unrelated: float
 
     def table(self) -> list[dict[str, Any]]:
         """Return the kinds and their figures as JSON values, the best first."""
@@ -150,7 +153,22 @@ def choose_bridge(
         scores.append(KindScore(kind, distance, val, dict(bridges[kind].settings)))
     scores.sort(key=lambda score: round(score.distance, 6))  # float32's noise decides nothing
     best = scores[0].kind
-    return BridgeChoice(bridges[best], tuple(scores), held_out[best])
+    unrelated = _unrelated(held_out[best], right, groups)
+    return BridgeChoice(bridges[best], tuple(scores), held_out[best], unrelated)
+
+
+def _unrelated(mapped: Floats, target: Doubles, groups: Ints) -> float:
+    """Return the mean squared distance of unit vectors [N, d] to the targets of other people.
+
+    By sums, since for unit vectors it is 2 - 2 times the mean inner product.
+    """
+    people = int(groups.max()) + 1
+    counts = np.bincount(groups, minlength=people)
+    left, right = np.zeros((people, target.shape[1])), np.zeros((people, target.shape[1]))
+    np.add.at(left, groups, mapped)
+    np.add.at(right, groups, target)
+    products = left.sum(axis=0) @ right.sum(axis=0) - (left * right).sum()
+    return float(2 - 2 * products / (counts.sum() ** 2 - (counts**2).sum()))
 
 
 def _val(mapped: Floats, target: Doubles, groups: Ints, folds: Ints) -> float | None:
