@@ -5,6 +5,7 @@ It calls `Workspace` as a user would, and says each step with the command that d
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -35,8 +36,9 @@ MARKER = ".segue-demo"
 MODEL, GALLERY = "faces", "people"
 """The demo's model and gallery."""
 
+FIRST_REASON = "the demo's first model"
 FORCE_REASON = "demonstration: shows mixed serving although the gate says NO-GO"
-"""What the ledger keeps where the demo overrides the gate."""
+"""What the ledger keeps: of v1, and where the demo overrides the gate."""
 
 STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The mixing ratios at which the demo answers its searches."""
@@ -168,6 +170,8 @@ class _Demo:
     ) -> None:
         self.workspace, self.folder, self.faces, self.recipe = workspace, folder, faces, recipe
         self.say, self.progress = say, progress
+        self._segue = f"segue -w {shlex.quote(str(workspace.root))}"
+        self._data = shlex.quote(str(folder))
         self.stored, self.probes = split_probes(faces.part("validation").at_most(10, 0))
 
     def run(self) -> DemoResult:
@@ -180,17 +184,18 @@ class _Demo:
         return result
 
     def _command(self, text: str) -> None:
-        self.say(f"\n$ segue {text}")
+        self.say(f"\n$ {self._segue} {text}")
 
     def _train_old(self) -> Version:
         self._command(
-            f"train base {MODEL} --data {self.folder} --old-only   # v1, half of the people"
+            f"train base {MODEL} --data {self._data} --old-only   # v1, half of the people"
         )
         version = self.workspace.train_base(
             MODEL, self.folder, self.recipe.old, old_only=True, progress=self.progress
         )
         self._trained(version)
-        self.workspace.registry.promote(version.version, reason="the demo's first model")
+        self._command(f'models promote {version.version} --reason "{FIRST_REASON}"')
+        self.workspace.registry.promote(version.version, reason=FIRST_REASON)
         return version
 
     def _trained(self, version: Version) -> None:
@@ -214,13 +219,13 @@ class _Demo:
         return gallery
 
     def _train_new(self, old: Version) -> Version:
-        self._command(f"train base {MODEL} --data {self.folder}   # v2, all of the people")
+        self._command(f"train base {MODEL} --data {self._data}   # v2, all of the people")
         start = self.workspace.train_base(
             MODEL, self.folder, self.recipe.new, progress=self.progress
         )
         self._trained(start)
         self._command(
-            f"train harmonic --data {self.folder} --old {old.version} --from {start.version}"
+            f"train harmonic --data {self._data} --old {old.version} --from {start.version}"
         )
         made, twin = self.workspace.train_harmonic(
             self.folder,
@@ -238,7 +243,7 @@ class _Demo:
         from segue.evaluation.report import gate_lines
 
         self._command(
-            f"evaluate compatibility --old {old.version} --new {new.version} --data {self.folder}"
+            f"evaluate compatibility --old {old.version} --new {new.version} --data {self._data}"
         )
         measured = self.workspace.evaluate_compatibility(
             old.version,
@@ -294,7 +299,7 @@ class _Demo:
         )
         for step in ("start", "run", "verify", "cutover", "complete"):
             extra = f" --to {new.version} --strategy blue-green" if step == "start" else ""
-            self.say(f"  segue migrate {step} {GALLERY}{extra}")
+            self.say(f"  {self._segue} migrate {step} {GALLERY}{extra}")
         self.say("The demo goes on in mixed mode, by an override that the ledger keeps:")
 
     def _search(self, gallery: Gallery, probe: Probe) -> Stop:

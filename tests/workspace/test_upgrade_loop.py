@@ -258,6 +258,9 @@ def test_the_demo_runs_from_training_to_a_completed_migration(tmp_path):
     assert workspace.gallery("people").check() == []
     assert (result.compatibility.folder / "roc.png").stat().st_size > 10_000
     assert any("synthetic" in line for line in told)
+    commands = [line for line in told if line.startswith("\n$ ")]
+    assert all(line.startswith(f"\n$ segue -w {result.workspace} ") for line in commands)
+    assert any(" models promote faces/1 " in line for line in commands)
     assert result.forced == (not result.compatibility.gate.go)
     forced = [e for e in workspace.registry.ledger() if e.action == "force"]
     assert len(forced) == int(result.forced)
