@@ -59,7 +59,7 @@ def retune(
     progress: Progress,
 ) -> Retuned:
     """Fit the map on part `train`, measure it on part `validation`, register what it makes."""
-    from segue.harmonic.bridges import fit_retuning
+    from segue.harmonic.bridges import check_retunable, fit_retuning
     from segue.workspace.people import fitted_on, shown_settings
 
     version = workspace.registry.resolve(old)
@@ -70,6 +70,7 @@ def retune(
         )
     everyone = read_faces(data)
     faces = everyone.part(FITTED_ON)
+    check_retunable(faces.labels, version=version.version)
     vectors = _vectors(workspace, version, faces, old_vectors, progress)
     others = partial(_others, workspace, version, everyone, file=old_vectors, progress=progress)
     settings = {"old": version.version, "seed": seed}

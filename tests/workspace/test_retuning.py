@@ -184,13 +184,15 @@ def test_without_a_model_the_vectors_come_from_a_file(workspace, faces, tmp_path
         workspace.retune("vendor/1", faces, old_vectors=file)
 
 
-def test_wrong_use(workspace, faces, tmp_path):
-    """A retuned version is not retuned, too few people are refused, as is v1 through no map."""
+def test_wrong_use(workspace, faces, tmp_path, monkeypatch):
+    """A retuned version is not retuned; too few people are refused before a run is opened."""
     with pytest.raises(UsageError, match="retune faces/1 anew"):
         workspace.retune(NAME, faces)
     few = tmp_path / "few"
     write_faces(few, people=12, images=2, size=32, seed=1)
     before = [v.version for v in workspace.registry.list()]
+    monkeypatch.setattr(workspace.registry.tracking, "training_run", None)
+    monkeypatch.setattr("segue.workspace.measuring.embed_faces", None)
     with pytest.raises(PeopleError, match="retuning faces/1 needs"):
         workspace.retune("faces/1", few)
     assert [v.version for v in workspace.registry.list()] == before

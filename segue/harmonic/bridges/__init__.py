@@ -16,7 +16,7 @@ from segue.harmonic.bridges.bridge import Bridge, Correction
 from segue.harmonic.bridges.choose import BridgeChoice, KindScore, choose_bridge
 from segue.harmonic.bridges.fit import Fitted, Fitter, fit_bridge, list_bridges, register_bridge
 from segue.harmonic.bridges.mlp import fit_mlp
-from segue.harmonic.bridges.retuning import RETUNING, fit_retuning
+from segue.harmonic.bridges.retuning import RETUNING, check_retunable, fit_retuning
 
 __all__ = [
     "RETUNING",
@@ -26,6 +26,7 @@ __all__ = [
     "Fitted",
     "Fitter",
     "KindScore",
+    "check_retunable",
     "choose_bridge",
     "fit_bridge",
     "fit_low_rank",

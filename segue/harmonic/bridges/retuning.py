@@ -80,12 +80,8 @@ def fit_retuning(
     """
     source = check_vectors(vectors, name="vectors to retune")
     people = check_labels(labels, len(source))
+    check_retunable(people, version=version)
     rows = _rows(people)
-    if len(rows.several) < LEAST_PEOPLE:
-        raise PeopleError(
-            f"{len(rows.several)} people have two images or more; retuning {version} needs "
-            f"{LEAST_PEOPLE} of them: give more people"
-        )
     with one_thread():
         matrix, bias = _fit(source, people, rows, steps, seed)
     return Bridge(
@@ -105,6 +101,25 @@ def fit_retuning(
             "people": len(rows.several) + len(rows.single),
         },
     )
+
+
+def check_retunable(labels: ArrayLike, *, version: str) -> None:
+    """Refuse to retune a version on too few people, before anything is embedded for it.
+
+    Args:
+        labels: who each row shows, [N].
+        version: the version that is to be retuned.
+
+    Raises:
+        PeopleError: fewer than ten people with two images or more.
+    """
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    several = int((counts > 1).sum())
+    if several < LEAST_PEOPLE:
+        raise PeopleError(
+            f"{several} people have two images or more; retuning {version} needs "
+            f"{LEAST_PEOPLE} of them: give more people"
+        )
 
 
 def _rows(people: Ints) -> _Rows:
