@@ -36,23 +36,30 @@ MOST_MARKS = 100_000
 """At most so many people are marked, the ones of the smallest marks: 800 kB in a bridge's file."""
 
 _MARKS = "people_marks"
+_KEY_NAME = "people_key"
+_OLD_LIST = "people_sha256"
+"""In older bridges: a hash of all names, which has no key."""
+
 _KEY = "people_key"
 
 
 def fitted_on(workspace: Workspace, faces: FaceList, part: str) -> dict[str, Any]:
     """Return what the settings of a map keep of the people that it is fitted on, as JSON values."""
-    marks = sorted(_marks(_key(workspace), faces.fingerprint, faces))
+    key = _key(workspace)
+    marks = sorted(_marks(key, faces.fingerprint, faces))
     return {
         "part": part,
         "data": faces.fingerprint,
-        "people_sha256": _people_sha256(faces),
+        "people": len(faces.people),
+        _KEY_NAME: _name_of(key),
         _MARKS: b64encode(b"".join(marks[:MOST_MARKS])).decode(),
     }
 
 
 def shown_settings(bridge: Bridge) -> dict[str, Any]:
     """Return a map's settings for people and for MLflow: without the marks of who it is of."""
-    return {name: value for name, value in bridge.settings.items() if name != _MARKS}
+    hidden = {_MARKS, _KEY_NAME, _OLD_LIST}
+    return {name: value for name, value in bridge.settings.items() if name not in hidden}
 
 
 def check_unseen(workspace: Workspace, edge: Edge, faces: FaceList, purpose: str) -> None:
@@ -87,7 +94,7 @@ def _maps(workspace: Workspace, edge: Edge) -> Iterator[Bridge]:
 
 def _count_seen(workspace: Workspace, bridge: Bridge, faces: FaceList) -> int:
     """Return how many of some people a map was fitted on; of its equal list, all of them."""
-    if bridge.settings.get("people_sha256") == _people_sha256(faces):
+    if bridge.settings.get(_OLD_LIST) == _people_sha256(faces):
         return len(faces.people)
     kept = b64decode(str(bridge.settings.get(_MARKS, "")))
     if not kept:  # fitted before marks were kept
@@ -101,6 +108,11 @@ def _marks(key: bytes, salt: str, faces: FaceList) -> set[bytes]:
         hmac.digest(key, f"{salt}\0{person}".encode(), "sha256")[:MARK_BYTES]
         for person in faces.people
     }
+
+
+def _name_of(key: bytes) -> str:
+    """Return what tells one workspace's key from another's, and nothing else of it."""
+    return hmac.digest(key, b"the name of this key", "sha256")[:MARK_BYTES].hex()
 
 
 def _key(workspace: Workspace) -> bytes:

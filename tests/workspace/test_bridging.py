@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from base64 import b64decode
 from dataclasses import replace
@@ -279,7 +280,10 @@ def test_what_a_bridge_keeps_of_its_people_names_nobody(bridged, faces, tmp_path
         for each in (kept, b64decode(other["people_marks"]))
     ]
     assert not marks[0] & marks[1]
-    assert shown_settings(bridge).keys() == bridge.settings.keys() - {"people_marks"}
+    hidden = {"people_marks", "people_key"}
+    assert shown_settings(bridge).keys() == bridge.settings.keys() - hidden
+    names = "\0".join(fitted.people).encode()
+    assert hashlib.sha256(names).hexdigest().encode() not in content  # a guess would confirm it
 
 
 def test_of_very_many_people_as_many_are_marked_as_a_file_holds(bridged, faces, monkeypatch):
