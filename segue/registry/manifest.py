@@ -2,6 +2,8 @@
 
 The folder in the workspace's `models/<slug>/` is what `load` reads, each file against the sha256 in
 the version's row. MLflow's copy is the same folder, and its manifest holds the hashes of the rest.
+`people.json` lies beside a network that was trained here; the manifest does not know it, and MLflow
+never gets it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 WITNESS = "witness.safetensors"
+PEOPLE = "people.json"
+"""Marks of the people that a network was trained on; the workspace's alone, not MLflow's."""
+
 MODEL_FILES = {"network": "weights.safetensors", "onnx": "model.onnx"}
 """Kind -> the file that holds the model; other kinds have none."""
 

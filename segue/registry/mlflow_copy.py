@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import RegistryError
+from segue.registry.manifest import PEOPLE
 from segue.registry.mlflow_store import is_database, load, quiet, translated
 from segue.types import DEFAULT_OUTPUT
 
@@ -49,7 +50,7 @@ def registered_copy(
     Args:
         tracking: the store.
         manifest: the folder's manifest.
-        folder: a model folder; all of it is copied.
+        folder: a model folder; all of it but the marks of people is copied.
         run_id: the training run that the model came from.
 
     Raises:
@@ -114,7 +115,7 @@ def _save_pyfunc(target: Path, manifest: Manifest, folder: Path) -> None:
     pyfunc = load("mlflow.pyfunc")
     with quiet(), tempfile.TemporaryDirectory(prefix="segue-") as temporary:
         data = Path(temporary) / "model"  # the name that the folder has in the copy
-        shutil.copytree(folder, data)
+        shutil.copytree(folder, data, ignore=shutil.ignore_patterns(PEOPLE))
         pyfunc.save_model(
             str(target),
             loader_module=_LOADER,

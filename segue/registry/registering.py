@@ -20,6 +20,7 @@ from segue.registry.ledger import record
 from segue.registry.manifest import (
     MANIFEST,
     MODEL_FILES,
+    PEOPLE,
     WITNESS,
     Manifest,
     canonical_json,
@@ -64,8 +65,11 @@ def prepare_model(
     preprocessing: Preprocessing,
     details: Mapping[str, Any] | None,
     source: Path | str,
+    people: bytes | None = None,
 ) -> Candidate:
     """Check a network or ONNX file by loading it safely and embedding its witnesses.
+
+    `people` is what the workspace keeps of the people that it was trained on.
 
     Raises:
         InvalidNameError, UnknownNameError: a name that cannot be used or is not known.
@@ -89,6 +93,8 @@ def prepare_model(
         mark,
         hashes(files),
     )
+    if people is not None:
+        files[PEOPLE] = people
     described = {"architecture": architecture, "settings": dict(settings)}
     return _candidate(manifest, files, {**details, **described})
 

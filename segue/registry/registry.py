@@ -16,11 +16,12 @@ from segue.errors import (
     UnmeasuredEdgeError,
     UsageError,
 )
+from segue.files import read_checked
 from segue.registry import aliases, edges, registering, reports
 from segue.registry.edges import Edge
 from segue.registry.embedder import open_model, open_network
 from segue.registry.ledger import LedgerEntry, read_ledger, record
-from segue.registry.manifest import MODEL_FILES
+from segue.registry.manifest import MODEL_FILES, PEOPLE
 from segue.registry.moved_store import ARTIFACTS
 from segue.registry.retuned import RetunedEmbedder, write_retuned
 from segue.registry.tracking import Tracking, default_uri
@@ -81,6 +82,7 @@ class Registry:
         weights: bytes,
         preprocessing: Preprocessing,
         details: Mapping[str, Any] | None = None,
+        people: bytes | None = None,
         actor: str | None = None,
     ) -> Version:
         """Register a network of a registered architecture as the next version of `name`.
@@ -92,6 +94,7 @@ class Registry:
             weights: safetensors of exactly the network's names and shapes.
             preprocessing: how images become its input.
             details: further JSON values to keep; `run_id` links MLflow's training run.
+            people: the content of `people.json`, kept beside the weights and not in MLflow.
             actor: who registers it; the login name by default.
 
         Raises:
@@ -108,6 +111,7 @@ class Registry:
             preprocessing=preprocessing,
             details=details,
             source="the weights",
+            people=people,
         )
         return self._commit(candidate, actor)
 
@@ -242,6 +246,15 @@ class Registry:
             return self._open_retuned(version, version.retuned_from)
         version = self._with_model(reference)
         return open_model(self._folder(version), version.version, version.files)
+
+    def people(self, version: Version) -> bytes | None:
+        """Return what is kept of the people that a version was trained on, None where nothing is.
+
+        Raises:
+            TamperedError, MissingPathError: the file is not what was registered.
+        """
+        sha256 = version.files.get(PEOPLE)
+        return None if sha256 is None else read_checked(self._folder(version) / PEOPLE, sha256)
 
     def network(self, reference: str) -> EmbeddingNetwork:
         """Load a version's network to start a training from, after the checks of `load`.

@@ -56,6 +56,21 @@ def test_an_onnx_model_loads_through_mlflow(registry, pyfunc, onnx_file):
     assert np.abs(pyfunc("models:/arc/1").predict(IMAGES) - expected).max() < 1e-6
 
 
+def test_what_is_kept_of_people_stays_in_the_workspace(register, registry, root, pyfunc):
+    """It lies beside the weights under its hash; the copy has no trace of it, and loads."""
+    with_people = register(people=b"{}")
+    assert registry.people(with_people) == b"{}"
+    assert registry.people(register()) is None
+    assert pyfunc("models:/faces/1").predict(IMAGES).shape == (3, 8)
+    assert len(copies(root)) == 2
+    assert not list((root / "mlartifacts").rglob("people.json"))
+    for manifest in (root / "mlartifacts").rglob("manifest.json"):
+        assert "people" not in manifest.read_text(encoding="utf-8")
+    (root / "models" / "faces-1" / "people.json").write_bytes(b"[]")
+    with pytest.raises(TamperedError):
+        registry.people(with_people)
+
+
 def test_each_output_is_there_in_mlflow(registry, pyfunc):
     """`params={"output": …}` picks another output; an unknown one names those there are."""
     from segue.networks import build_network, save_weights
