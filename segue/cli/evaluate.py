@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -99,6 +100,7 @@ def compatibility(
         "report": result.report.to_json(),
         "gate": result.gate.to_json(),
         "folder": str(result.folder),
+        "unseen": result.unseen.to_json(),
     }
     emit(
         value,
@@ -106,6 +108,7 @@ def compatibility(
         lambda: "\n".join(
             [
                 summarise(result.report),
+                result.unseen.sentence(),
                 "",
                 *gate_lines(result.gate),
                 f"report {result.folder / 'report.md'}, pictures beside it",
@@ -153,7 +156,8 @@ def matrix(
         )
     from segue.evaluation.matrix_report import matrix_lines
 
-    lines = [*matrix_lines(result.matrix), "", f"report {result.folder / 'matrix.md'}"]
+    lines = [*matrix_lines(result.matrix), "", result.unseen.sentence()]
+    lines.append(f"report {result.folder / 'matrix.md'}")
     if result.saved:
         lines.append(f"edges stored: {', '.join(result.saved)}")
     if result.left_out:
@@ -166,6 +170,7 @@ def matrix(
         "folder": str(result.folder),
         "saved": list(result.saved),
         "left_out": list(result.left_out),
+        "unseen": result.unseen.to_json(),
     }
     emit(value, as_json, lambda: "\n".join(lines))
 
@@ -202,21 +207,25 @@ def calibrate(
         assert data is not None
         with progress_bar() as progress:
             value = workspace.calibrate(probe, data, stored=stored, part=part, progress=progress)
-    emit(
-        value,
-        as_json,
-        lambda: (
-            f"calibrated {value['probe']} -> {value['stored']} on {value['impostors']:,} pairs of "
-            f"{value['people']} people; measured down to FAR {value['smallest_far']:.1e}, "
-            "extrapolated below"
-        ),
-    )
+    emit(value, as_json, lambda: _calibrated_text(value))
     if value["smallest_far"] > USUAL_FAR:
         click.echo(
             f"segue: so few people support no FAR below {value['smallest_far']:.1e}; a threshold "
             f"such as {USUAL_FAR:g} rests on extrapolation: calibrate on more people",
             err=True,
         )
+
+
+def _calibrated_text(value: dict[str, Any]) -> str:
+    from segue.workspace.unseen import Unseen
+
+    told = (
+        f"calibrated {value['probe']} -> {value['stored']} on {value['impostors']:,} pairs of "
+        f"{value['people']} people; measured down to FAR {value['smallest_far']:.1e}, "
+        "extrapolated below"
+    )
+    unseen = value["unseen"]  # of a gallery's people nothing is asked
+    return told if unseen is None else f"{told}\n{Unseen.from_json(unseen).sentence()}"
 
 
 @click.command()

@@ -245,6 +245,7 @@ def bridge(
         "stored": made.stored,
         "settings": shown_settings(made.bridge),
         "kinds": list(made.table),
+        "unseen": made.unseen.to_json(),
     }
     emit(value, as_json, lambda: _bridge_text(made, data))
     distance = made.table[0]["distance"]
@@ -273,7 +274,7 @@ def _bridge_text(made: TrainedBridge, data: Path) -> str:
         "the edge ranks nothing together with other versions"
     )
     header = ["kind", "held-out distance", "VAL at FAR 1e-2"]
-    return "\n".join([table(header, rows), fitted, advice])
+    return "\n".join([table(header, rows), fitted, made.unseen.sentence(), advice])
 
 
 @train.command()
@@ -292,7 +293,12 @@ def retune(context: click.Context, /, data: Path, old: str, as_json: bool, **giv
     workspace = open_workspace(context)
     with progress_bar() as progress:
         made = workspace.retune(old, data, progress=progress, **given)
-    value = {**_value(made.version), "old": made.old, "measured": made.measured}
+    value = {
+        **_value(made.version),
+        "old": made.old,
+        "measured": made.measured,
+        "unseen": made.unseen.to_json(),
+    }
     emit(value, as_json, lambda: _retuned_text(made, data))
 
 
@@ -307,7 +313,7 @@ def _retuned_text(made: Retuned, data: Path) -> str:
             [told, *(f"{made.measured[side][measure]:.3f}" for measure in measures)]
             for told, side in sides
         ]
-        lines.append(table(["on validation people", *measures], rows))
+        lines += [table(["on validation people", *measures], rows), made.unseen.sentence()]
     else:
         lines.append("not measured: no vectors of validation people")
     lines.append(

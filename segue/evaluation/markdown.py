@@ -319,7 +319,7 @@ def _more_table(report: CompatibilityReport) -> str:
 
 def _method(report: CompatibilityReport) -> str:
     return (
-        f"{report.people} people kept out of training, {report.people_with_mates} with two images "
+        f"{report.people} people, {report.people_with_mates} with two images "
         f"or more; {report.images} images, {report.genuine_pairs:,} genuine and "
         f"{report.impostor_pairs:,} impostor pairs of images. Distances are squared L2 of unit "
         "vectors. VAL at a FAR is an exact order statistic, never interpolated. *Search*: v2 "

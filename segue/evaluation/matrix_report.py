@@ -192,7 +192,7 @@ def _method(matrix: VersionMatrix) -> str:
     ]
     told = f" Compared by other outputs than their own: {'; '.join(outputs)}." if outputs else ""
     return (
-        f"{matrix.people} people kept out of training, {matrix.people_with_mates} with two images "
+        f"{matrix.people} people, {matrix.people_with_mates} with two images "
         f"or more; {matrix.images} images, {matrix.impostor_pairs:,} impostor pairs of images; "
         f"{matrix.bootstrap} resamples of people (seed {matrix.seed}). *{_NONE}*: no outputs of "
         f"one dimension. *{_FEW}*: fewer than 100 impostor accepts from 50 pairs of people.{told}"

@@ -10,6 +10,7 @@ from segue.images import FaceList, read_faces
 from segue.types import DEFAULT_OUTPUT
 from segue.workspace.people import fitted_on
 from segue.workspace.retuning import old_outputs
+from segue.workspace.unseen import Unseen, check_unseen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,7 @@ class TrainedBridge:
             first.
         unrelated: the held-out distance of a map that has learned nothing: that of the mapped
             vectors to other people's.
+        unseen: which versions are known not to have learned from any of these people.
     """
 
     number: int
@@ -51,6 +53,7 @@ class TrainedBridge:
     bridge: Bridge
     table: tuple[dict[str, Any], ...]
     unrelated: float
+    unseen: Unseen
 
 
 def train_bridge(
@@ -84,6 +87,7 @@ def train_bridge(
         raise UsageError(f"a bridge joins two versions; both are {probe.version}")
     since = _check_replaceable(workspace, probe, stored, replace_calibrated=replace_calibrated)
     faces = read_faces(data).part(part)
+    unseen = check_unseen(workspace, [], faces.people, "fit it", versions=ends)
     drawn, vectors = _embed_both(
         workspace, old_version, new_version, faces, old_vectors=old_vectors, progress=progress
     )
@@ -107,7 +111,8 @@ def train_bridge(
     bridge = replace(choice.bridge, settings={**choice.bridge.settings, **people})
     table = tuple(choice.table())
     number = _save(workspace, bridge, {"part": part, "kinds": list(table)}, since)
-    return TrainedBridge(number, probe.version, stored.version, bridge, table, choice.unrelated)
+    unrelated = choice.unrelated
+    return TrainedBridge(number, probe.version, stored.version, bridge, table, unrelated, unseen)
 
 
 def _check_replaceable(

@@ -167,7 +167,8 @@ class Workspace:
             progress: told while embedding.
 
         Raises:
-            UsageError: two times one version, or a calibrated edge without `replace`.
+            UsageError: two times one version, a calibrated edge without `replace`, or people whom
+                one of the versions learned from.
             UnknownNameError: no such kind, direction or part.
             UnknownVersionError, NoModelError: no such version, or it has no model.
             PeopleError: too few people to choose on.
@@ -214,7 +215,7 @@ class Workspace:
             progress: told while embedding.
 
         Raises:
-            UsageError: the version is mapped already.
+            UsageError: the version is mapped already, or it learned from people of the other parts.
             PeopleError: too few people with two images or more.
             VectorError: the file lacks a training image, or holds another model's vectors.
             UnknownVersionError, NoModelError: no such version, or it has no model.
@@ -253,6 +254,10 @@ class Workspace:
         Everything is compared with `old` as it is: a gallery that was moved to a retuned version
         must not fall below that. `old_vectors` names a file with v1's vectors of the images, for an
         old version that has no model; its form is that of `train_harmonic`.
+
+        Raises:
+            UsageError: people whom a version, its twin or a bridge learned from; of versions that
+                keep no marks of their people the report says that it is not known.
         """
         from segue.workspace import measuring
 
@@ -289,7 +294,8 @@ class Workspace:
         trained for each other are measured and never stored: a search would rank by noise.
 
         Raises:
-            UsageError: fewer than two versions, one of them twice, or a bridge fitted on `part`.
+            UsageError: fewer than two versions, one of them twice, or people whom a version or a
+                bridge learned from.
             UnknownNameError: `part` is none that a report may be of.
             UnknownVersionError, NoModelError: no such version, or it has no model.
         """
@@ -316,7 +322,11 @@ class Workspace:
         part: str = "calibration",
         progress: Progress = no_progress,
     ) -> dict[str, Any]:
-        """Measure the edge probe -> stored (itself by default) on calibration people."""
+        """Measure the edge probe -> stored (itself by default) on calibration people.
+
+        Raises:
+            UsageError: people whom a version or the edge's bridge learned from.
+        """
         from segue.workspace import measuring
 
         return measuring.calibrate(

@@ -21,6 +21,7 @@ def examine(workspace: Workspace) -> list[str]:
         problems += [f"database: {row}" for row in rows if row != "ok"]
     for version in workspace.registry.list():
         try:
+            workspace.registry.people(version)
             workspace.registry.load(version.version)
         except NoModelError:
             continue  # a version of vectors only has nothing to load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import EvaluationError, UnknownNameError, UsageError
@@ -18,7 +18,7 @@ from segue.workspace.measuring import (
     find_edge,
     new_folder,
 )
-from segue.workspace.people import check_unseen
+from segue.workspace.unseen import Unseen, check_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,12 +39,14 @@ class Matrix:
         saved: the edges that were stored, such as `faces/2 -> faces/1`.
         left_out: the edges that were measured and not stored, though edges were to be: no training
             put the two versions into one space, and no bridge does.
+        unseen: which versions are known not to have learned from the people that it is of.
     """
 
     matrix: VersionMatrix
     folder: Path
     saved: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    unseen: Unseen = field(default_factory=Unseen)
 
 
 def matrix(
@@ -76,7 +78,8 @@ def matrix(
     everyone = read_faces(data)
     edges = _known_edges(workspace, versions)
     drawn = everyone.part(part).at_most(IMAGES_PER_PERSON, seed)
-    _check_bridges(workspace, edges, everyone, [part, *(["calibration"] if save_edges else [])])
+    parts = [part, *(["calibration"] if save_edges else [])]
+    unseen = _check_people(workspace, edges, everyone, parts)
     vectors = {name: embed_faces(workspace, name, drawn, progress) for name in names}
     measured = measure_matrix(
         vectors,
@@ -88,7 +91,7 @@ def matrix(
         seed=seed,
         progress=progress,
     )
-    note = f"People of part {part}"
+    note = f"People of part {part}. {unseen.sentence()}"
     if (data / NOTICE_FILE).is_file():
         note = f"{NOTICE}. {note}"
     saved: list[Edge] = []
@@ -105,7 +108,7 @@ def matrix(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Matrix(measured, folder, tuple(edge.label for edge in saved), tuple(left_out))
+    return Matrix(measured, folder, tuple(edge.label for edge in saved), tuple(left_out), unseen)
 
 
 def _known_edges(workspace: Workspace, versions: Sequence[Version]) -> dict[tuple[str, str], Edge]:
@@ -156,17 +159,17 @@ def _compared(
     return found | {pair: (edge.probe_output, edge.stored_output) for pair, edge in edges.items()}
 
 
-def _check_bridges(
+def _check_people(
     workspace: Workspace,
     edges: Mapping[tuple[str, str], Edge],
     everyone: FaceList,
     parts: Sequence[str],
-) -> None:
-    """Refuse parts, the one to measure on and the one to calibrate on, that a map has seen."""
+) -> Unseen:
+    """Refuse parts, the one to measure on and the one to calibrate on, that were learned from."""
+    unseen = Unseen()
     for name, purpose in zip(parts, ("measure it", "calibrate it"), strict=False):
-        faces = everyone.part(name)
-        for edge in edges.values():
-            check_unseen(workspace, edge, faces, purpose)
+        unseen = check_unseen(workspace, edges.values(), everyone.part(name).people, purpose)
+    return unseen
 
 
 def _mapped(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from segue.images import FaceList, decode, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.types import DEFAULT_OUTPUT, no_progress
 from segue.workspace.lineage import edge_outputs
-from segue.workspace.people import check_unseen
 from segue.workspace.retuning import old_outputs
+from segue.workspace.unseen import Unseen, check_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,12 +55,16 @@ FITTED_ON = "validation"
 
 @dataclass(frozen=True)
 class Compatibility:
-    """What `evaluate_compatibility` measured, and where its report lies."""
+    """What `evaluate_compatibility` measured, and where its report lies.
+
+    `unseen` says which versions are known not to have learned from the people that it is of.
+    """
 
     report: CompatibilityReport
     gate: GateResult
     folder: Path
     number: int
+    unseen: Unseen = field(default_factory=Unseen)
 
 
 def embed_faces(
@@ -135,8 +139,7 @@ def compatibility(
     if part != FITTED_ON and any(face.part == FITTED_ON for face in everyone.faces):
         parts.append(FITTED_ON)
     edge = _cross_edge(workspace, new_version, old_version)
-    for name in parts[:2]:
-        check_unseen(workspace, edge, everyone.part(name), "measure and calibrate it")
+    unseen = _check_report_people(workspace, edge, chosen, everyone, parts)
     measured, calibrating, *fitting = (
         _vectors(
             workspace, chosen, everyone.part(name), edge, old_vectors, seed=seed, progress=progress
@@ -151,8 +154,28 @@ def compatibility(
     )
     gate = evaluate_gate(report)
     drawn = (data / NOTICE_FILE).is_file()
-    told = _note(chosen, part, edge, drawn=drawn), _remark(old_version, choice)
-    return _store(workspace, chosen, report, gate, told=told, cross=edge)
+    remark = f"{_remark(old_version, choice)} {unseen.sentence()}."
+    told = _note(chosen, part, edge, drawn=drawn), remark
+    return replace(_store(workspace, chosen, report, gate, told=told, cross=edge), unseen=unseen)
+
+
+def _check_report_people(
+    workspace: Workspace,
+    edge: Edge,
+    chosen: Sequence[Version],
+    everyone: FaceList,
+    parts: Sequence[str],
+) -> Unseen:
+    """Refuse parts of people that were learned from: to measure on, to calibrate on, to fit on.
+
+    On the third the report's own bridge is fitted, as the edge's bridge may have been before.
+    """
+    measured, calibrating, *fitting = (everyone.part(name).people for name in parts)
+    for people in fitting:
+        check_unseen(workspace, [], people, "fit the report's bridge", versions=chosen)
+    purpose = "measure and calibrate it"
+    check_unseen(workspace, [edge], measured, purpose, versions=chosen)
+    return check_unseen(workspace, [edge], calibrating, purpose, versions=chosen)
 
 
 def _cross_edge(workspace: Workspace, new: Version, old: Version) -> Edge:
@@ -380,7 +403,7 @@ def calibrate(
     stored_version = registry.resolve(stored) if stored else probe_version
     known = find_edge(workspace, probe_version, stored_version)
     faces = read_faces(data).part(part).at_most(IMAGES_PER_PERSON, 0)
-    check_unseen(workspace, known, faces, "calibrate it")
+    unseen = check_unseen(workspace, [known], faces.people, "calibrate it")
     vectors = embed_faces(workspace, probe_version.version, faces, progress)[known.probe_output]
     against = (
         vectors
@@ -398,7 +421,7 @@ def calibrate(
             else ""
         )
         raise EvaluationError(f"part {part} of {data}: {error}{other}") from error
-    return _save_calibrated(workspace, known, calibration, f"part {part}")
+    return _save_calibrated(workspace, known, calibration, f"part {part}", unseen)
 
 
 def calibrate_from_gallery(workspace: Workspace, gallery: str, seed: int) -> dict[str, Any]:
@@ -446,7 +469,11 @@ def find_edge(workspace: Workspace, probe: Version, stored: Version) -> Edge:
 
 
 def _save_calibrated(
-    workspace: Workspace, known: Edge, calibration: Calibration, source: str
+    workspace: Workspace,
+    known: Edge,
+    calibration: Calibration,
+    source: str,
+    unseen: Unseen | None = None,
 ) -> dict[str, Any]:
     """Store a calibration; what else is known of the edge stays.
 
@@ -460,6 +487,7 @@ def _save_calibrated(
         "impostors": calibration.impostors,
         "people": calibration.people,
         "smallest_far": calibration.smallest_far,
+        "unseen": None if unseen is None else unseen.to_json(),
     }
     edge = replace(known, calibration=calibration, measured={**known.measured, **found})
     with workspace.database.write() as connection:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segue.errors import UsageError, VectorError
 from segue.images import read_faces
 from segue.types import BASE_OUTPUT, DEFAULT_OUTPUT
+from segue.workspace.unseen import Unseen, check_unseen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,7 @@ class Retuned:
             never saw: `VAL@1e-2`, `VAL@1e-3` as far as measurable, and `rank-1`. Empty where there
             are no such people, or no vectors of them.
         calibrated: whether its edges are calibrated.
+        unseen: whether `old` is known not to have learned from the people of either part.
     """
 
     version: Version
@@ -47,6 +49,7 @@ class Retuned:
     bridge: Bridge
     measured: dict[str, dict[str, float]]
     calibrated: bool
+    unseen: Unseen
 
 
 def retune(
@@ -71,6 +74,7 @@ def retune(
     everyone = read_faces(data)
     faces = everyone.part(FITTED_ON)
     check_retunable(faces.labels, version=version.version)
+    unseen = _check_others(workspace, version, everyone)
     vectors = _vectors(workspace, version, faces, old_vectors, progress)
     others = partial(_others, workspace, version, everyone, file=old_vectors, progress=progress)
     settings = {"old": version.version, "seed": seed}
@@ -103,7 +107,20 @@ def retune(
     }
     made = _register(workspace, bridge, details, calibrating)
     found = workspace.registry.bridge(int(made.details["bridge"]))
-    return Retuned(made, version.version, found, measured, calibrating is not None)
+    return Retuned(made, version.version, found, measured, calibrating is not None, unseen)
+
+
+def _check_others(workspace: Workspace, old: Version, everyone: FaceList) -> Unseen:
+    """Refuse people to measure and calibrate on whom the old version learned from."""
+    unseen = Unseen()
+    for part in (MEASURED_ON, CALIBRATED_ON):
+        people = {face.person for face in everyone.faces if face.part == part}
+        if people:
+            purpose = "measure and calibrate the map"
+            unseen = check_unseen(
+                workspace, [], people, purpose, versions=[old], options="other --data"
+            )
+    return unseen
 
 
 def old_outputs(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segue.files import sha256_bytes
 from segue.images import FaceList, read_faces
 from segue.types import DEFAULT_OUTPUT
+from segue.workspace.people import trained_on
 from segue.workspace.retuning import old_outputs
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def _train_and_register(
             "images": len(faces),
             "seconds": round(trained.seconds, 1),
         },
+        people=trained_on(workspace, faces, "train"),
     )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return version

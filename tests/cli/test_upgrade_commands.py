@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from segue import Workspace
+
 
 @pytest.fixture
 def workspace(made, tmp_path):
@@ -40,6 +42,10 @@ def test_the_upgrade_by_commands_mixed(run, faces, tmp_path):
         "evaluate", "compatibility", *edge, "--data", faces, "--bootstrap", 40, "--json"
     )  # fmt: skip
     assert report["gate"]["go"] is False
+    asked = ["faces/3", "faces/2", "faces/1", "faces-twin/1"]
+    assert report["unseen"] == {
+        "not_in_training_of": asked, "partly_known": [], "not_known": [],
+    }  # fmt: skip
     assert run("gate", *edge, "--json", code=5)["go"] is False
     shown = run("models", "show", "faces/3", "--json")
     assert {(e["probe"], e["stored"]) for e in shown["edges"]} == {
@@ -78,6 +84,34 @@ def test_the_upgrade_by_commands_mixed(run, faces, tmp_path):
     assert events[:2] == ["plan", "start"]
     assert {"pause", "resume", "throttle", "catch_up", "verify"} <= set(events)
     assert "problems" in run("doctor", "--json")
+
+
+def test_commands_say_what_is_known_of_the_people(run, segue, workspace, faces, tmp_path):
+    """Who was trained on is refused with exit code 2; of a model without marks it is told."""
+    told = run("calibrate", "faces/1", "--data", faces)
+    assert "None of these people, by name, was in the training of faces/1" in told
+    (tmp_path / "images").symlink_to(faces / "images")
+    listed = (faces / "people.csv").read_text(encoding="utf-8")
+    (tmp_path / "people.csv").write_text(listed.replace(",train,", ",test,"))
+    done = segue("-w", workspace, "calibrate", "faces/2", "--data", tmp_path, "--part", "test")
+    assert (done.code, done.out) == (2, "")
+    assert "faces/2 was trained on" in done.err
+    assert "calibrate it on others (--part, or other --data)" in done.err
+    registry = Workspace.open(workspace).registry
+    version = registry.resolve("faces/1")
+    registry.register_network(
+        "foreign",
+        architecture=version.details["architecture"],
+        settings=version.details["settings"],
+        weights=(workspace / "models" / version.slug / "weights.safetensors").read_bytes(),
+        preprocessing=version.preprocessing,
+    )
+    told = run("evaluate", "matrix", "faces/1", "foreign/1", "--data", faces, "--bootstrap", 10)
+    assert "None of these people, by name, was in the training of faces/1" in told
+    assert "Not known: whether any was in the training of foreign/1" in told
+    told = run("train", "bridge", "--data", faces, "--old", "foreign/1", "--new", "faces/2")
+    assert "Not known: whether any was in the training of foreign/1" in told
+    assert "people_marks" not in json.dumps(run("models", "show", "faces/2", "--json"))
 
 
 def test_the_upgrade_by_commands_blue_green_and_back(run):

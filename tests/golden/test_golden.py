@@ -15,6 +15,7 @@ from segue.migrations import Plan
 from segue.networks import save_weights
 from segue.synthetic import write_faces
 from segue.train import TrainSettings, train_base
+from segue.workspace.unseen import check_unseen
 
 GOLDEN = sorted(path for path in Path(__file__).parent.glob("v*") if path.is_dir())
 
@@ -51,6 +52,14 @@ def test_an_old_workspace_opens_loads_its_models_and_answers(frozen):
             assert hits[0].item_id == f"item-{row}"
             assert hits[0].distance < tolerance
             assert hits[0].far is not None
+
+
+def test_of_an_old_version_it_is_not_known_whom_it_learned_from(frozen):
+    """Versions registered before marks were kept are asked without an error, and claim nothing."""
+    workspace = Workspace.open(frozen / "workspace")
+    versions = workspace.registry.list()
+    unseen = check_unseen(workspace, [], ["somebody"], "ask it", versions=versions)
+    assert (unseen.known, unseen.unknown) == ((), ("faces/1", "faces/2"))
 
 
 def test_an_old_bridge_maps_as_it_did(frozen):
