@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,18 +58,3 @@ def made(tmp_path_factory, faces) -> Path:
     _quiet("-w", workspace, "gallery", "enroll", "people", faces / "images" / "drawn0001")
     _quiet("-w", workspace, "gallery", "enroll", "people", faces / "images" / "drawn0005")
     return workspace
-
-
-def state(workspace: Path) -> tuple[dict[str, str], str]:
-    """Return every file's hash and the database as SQL text: what must not change."""
-    files = {
-        path.relative_to(workspace).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(workspace.rglob("*"))
-        if path.is_file() and not path.name.startswith(("segue.db", "mlflow.db"))
-    }
-    connection = sqlite3.connect(workspace / "segue.db")
-    try:
-        dump = "\n".join(connection.iterdump())
-    finally:
-        connection.close()
-    return files, dump

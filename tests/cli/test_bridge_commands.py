@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import state
+from cli_world import state
 
 from segue import Workspace
 from segue.images import read_faces

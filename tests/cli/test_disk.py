@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import state
+from cli_world import state
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1" / "workspace"
 

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import state
+from cli_world import state
 
 ENDS = ("--old", "faces/1", "--from", "faces/2")
 FEW = ("--steps", 2, "--head-steps", 2, "--threads", 1)

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import state
+from cli_world import state
 
 BROKEN = "broken/1.png"
 

@@ -6,14 +6,10 @@ import shutil
 import sqlite3
 
 import pytest
+from registry_world import PREPROCESSING, SETTINGS, SIZE
 
 from segue.database import Database
 from segue.registry import Registry, Tracking
-from segue.types import Preprocessing
-
-SIZE = 32
-PREPROCESSING = Preprocessing(SIZE, SIZE)
-SETTINGS = {"width": 2, "dimension": 8}
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SIZE
+from registry_world import SIZE
 
 from segue.errors import NoModelError, RegistryError, TamperedError, UsageError, VectorError
 from segue.harmonic import fit_bridge
