@@ -7,13 +7,20 @@ a read-only place is told as `DiskFullError` and `ReadOnlyError`, and leaves not
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from segue.errors import DiskFullError, MissingPathError, ReadOnlyError, TamperedError
+from segue.errors import (
+    DiskFullError,
+    LockedError,
+    MissingPathError,
+    ReadOnlyError,
+    TamperedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +70,51 @@ def write_durably(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a crash leaves the old file or the new one, whole."""
     with staged(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def held(lock: Path, what: str) -> Iterator[None]:
+    """Hold the file `lock` against other processes and threads; a kill gives it back.
+
+    It is made, with its folder, and removed at the end.
+
+    Raises:
+        LockedError: somebody else holds it; `what` names what it stands for.
+        DiskFullError, ReadOnlyError: it cannot be made.
+    """
+    with translated(lock):
+        descriptor = _take(lock, what)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()  # while it is held: whoever comes next makes another file
+        os.close(descriptor)
+
+
+def _take(lock: Path, what: str) -> int:
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(lock, descriptor):
+                return descriptor
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise LockedError(what) from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it after we had opened it
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether `path` is the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def fsync_file(path: Path) -> None:

@@ -56,6 +56,7 @@ def _unchanged(segue, workspace, code, message, *arguments):
         (("models", "promote", "faces/7", "--reason", "x"), 2, "unknown version"),
         (("models", "register", "faces", "--onnx", "/no/file.onnx"), 2, "no"),
         (("train", "base", "faces", "--data", "{faces}", "--architecture", "huge"), 2, "small"),
+        (("train", "base", "../../x", "--data", "{faces}"), 2, "'../../x' is no model name"),
         (
             ("train", "harmonic", "--data", "{faces}", "--old", "faces/1", "--from", "faces/8"),
             2,
