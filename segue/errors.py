@@ -178,12 +178,10 @@ class TamperedError(RegistryError):
 class UnsafeModelError(RegistryError):
     """A file that could run code, or is no model of a known format."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str, advice: str = "") -> None:
         self.path, self.reason = path, reason
-        super().__init__(
-            f"refusing to load {path}: {reason}; "
-            "Segue loads safetensors with JSON settings, and ONNX"
-        )
+        advice = advice or "Segue loads safetensors with JSON settings, and ONNX"
+        super().__init__(f"refusing to load {path}: {reason}; {advice}")
 
 
 class WitnessError(RegistryError):

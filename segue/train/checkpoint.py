@@ -7,24 +7,28 @@ checkpoint *of*: settings, data and starting weights; anything else is refused.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save as save_tensors
 
-from segue.errors import FormatError, TrainingError, UnsafeModelError
+from segue.errors import TrainingError, UnsafeModelError
 from segue.files import write_durably
 from segue.networks.weights import read_tensors
+from segue.train.header import Header, read_header, write_header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-FORMAT = 2
 FILE_NAME = "checkpoint.safetensors"
 _WEIGHTS, _OPTIMISER, _NETWORK = "weights.", "optimiser.", "network."
+_STATE = re.compile(rf"{re.escape(_OPTIMISER)}(?P<number>[0-9]{{1,9}})\.(?P<key>.+)")
+_ADVICE = "delete it to begin the training anew"
 _SHOWN = 3
 
 _SINCE_FORMAT_1 = {"precision": "float32", "mine_every": 0, "mine_images": 2000}
@@ -73,18 +77,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, of: Mapping[str, Any])
     tensors = {_WEIGHTS + name: value for name, value in checkpoint.weights.items()}
     for number, state in checkpoint.optimiser.items():
         tensors |= {f"{_OPTIMISER}{number}.{name}": value for name, value in state.items()}
-    header = {
-        "format": FORMAT,
-        "of": of,
-        "step": checkpoint.step,
-        "history": checkpoint.history,
-        "seconds": checkpoint.seconds,
-    }
-    content = save_tensors(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-        metadata={"segue": json.dumps(header)},
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = write_header(
+        tensors,
+        of=of,
+        step=checkpoint.step,
+        history=checkpoint.history,
+        seconds=checkpoint.seconds,
     )
-    write_durably(folder / FILE_NAME, content)
+    write_durably(folder / FILE_NAME, save_tensors(tensors, metadata=metadata))
 
 
 def load_checkpoint(folder: Path, of: Mapping[str, Any]) -> Checkpoint | None:
@@ -98,57 +99,60 @@ def load_checkpoint(folder: Path, of: Mapping[str, Any]) -> Checkpoint | None:
     path = folder / FILE_NAME
     if not path.is_file():
         return None
-    content = path.read_bytes()
-    tensors = read_tensors(content, path)
-    header = _read_header(content, path)
-    if header["format"] == 1:
-        tensors, header = _lift(tensors, header)
-    _check_same(header["of"], json.loads(json.dumps(of)), path)
+    with refusing(folder):
+        content = path.read_bytes()
+        tensors = read_tensors(content, path)
+        header = read_header(content, tensors, path)
+        if header.format == 1:
+            tensors, header = _lift(tensors, header)
+        weights, optimiser = _sorted_out(tensors, path)
+    _check_same(header.of, json.loads(json.dumps(of)), path)
+    return Checkpoint(header.step, weights, optimiser, header.history, header.seconds)
+
+
+@contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """Say what to do about the checkpoint of `folder` where it is refused.
+
+    Raises:
+        UnsafeModelError: as it was raised inside, with that advice.
+    """
+    try:
+        yield
+    except UnsafeModelError as error:
+        raise UnsafeModelError(folder / FILE_NAME, error.reason, _ADVICE) from error
+
+
+def _sorted_out(
+    tensors: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
+    """Return the weights by name, and the optimiser's state by parameter number and name."""
+    weights: dict[str, Tensor] = {}
     optimiser: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        if name.startswith(_OPTIMISER):
-            number, key = name.removeprefix(_OPTIMISER).split(".", 1)
-            optimiser.setdefault(int(number), {})[key] = value
-    weights = {
-        name.removeprefix(_WEIGHTS): value
-        for name, value in tensors.items()
-        if name.startswith(_WEIGHTS)
-    }
-    return Checkpoint(
-        header["step"], weights, optimiser, list(header["history"]), header["seconds"]
-    )
+        state = _STATE.fullmatch(name)
+        if state is not None:
+            optimiser.setdefault(int(state["number"]), {})[state["key"]] = value
+        elif name.startswith(_WEIGHTS):
+            weights[name.removeprefix(_WEIGHTS)] = value
+        else:
+            raise UnsafeModelError(path, f"it holds {name!r}, which is no tensor of a training")
+    return weights, optimiser
 
 
-def _read_header(content: bytes, path: Path) -> dict[str, Any]:
-    """Return our JSON header from bytes that `read_tensors` found to be whole safetensors."""
-    length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    try:
-        header: dict[str, Any] = json.loads(metadata["segue"])
-        found = header["format"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise UnsafeModelError(path, "it is no checkpoint of a training") from error
-    if found not in (1, FORMAT):
-        raise FormatError(path, found, FORMAT)
-    return header
-
-
-def _lift(
-    tensors: Mapping[str, Tensor], header: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _lift(tensors: Mapping[str, Tensor], header: Header) -> tuple[dict[str, Tensor], Header]:
     """Say in the words of today what format 1 said: its weights are of a network alone."""
-    of = header["of"]
-    further = (
-        _SINCE_FORMAT_1 if of["kind"] == "base" else _SINCE_FORMAT_1 | _HARMONIC_SINCE_FORMAT_1
-    )
-    lifted = {**header, "of": {**of, "settings": {**further, **of["settings"]}}}
+    further = _SINCE_FORMAT_1
+    if header.of.get("kind") != "base":
+        further = further | _HARMONIC_SINCE_FORMAT_1
+    lifted = {**header.of, "settings": {**further, **header.of.get("settings", {})}}
     renamed = {
         _WEIGHTS + _NETWORK + name.removeprefix(_WEIGHTS)
         if name.startswith(_WEIGHTS)
         else name: value
         for name, value in tensors.items()
     }
-    return renamed, lifted
+    return renamed, replace(header, of=lifted)
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

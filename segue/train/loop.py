@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from segue.errors import TrainingError
+from segue.errors import TrainingError, UnsafeModelError
 from segue.networks.weights import check_tensors
-from segue.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from segue.train.checkpoint import Checkpoint, load_checkpoint, refusing, save_checkpoint
 from segue.train.feed import NETWORK, Feed, mix
 from segue.types import DEFAULT_OUTPUT
 
@@ -59,16 +59,16 @@ def run_stages(
         TrainingError: the loss is no longer finite, or the checkpoint is another training's.
     """
     keeper = _Keeper(checkpoint, _identity(task, settings), log)
-    done, state = keeper.resume(trainee)
-    trainee.to(settings.device)
     total = sum(stage.steps for stage in stages)
+    done, state = keeper.resume(trainee, total)
+    trainee.to(settings.device)
     for stage, first, last in _placed(stages):
         if done >= last:
             continue
         trained = trainee.parameters_of(stage.trained)
         optimiser = _make_optimiser(trained, stage, settings)
         if done > first:
-            _restore(optimiser, state)
+            keeper.restore(optimiser, state)
         feed = Feed(trainee, task, settings, stage=stage, first=first)
         for step in range(max(first, done), last):
             if feed.mines_at(step):
@@ -110,15 +110,35 @@ class _Keeper:
         """Time spent in this run and those before it."""
         return self._before + time.monotonic() - self._begun
 
-    def resume(self, trainee: Trainee) -> tuple[int, OptimiserState]:
-        """Fill `trainee` from the checkpoint; return the steps done and the optimiser's state."""
+    def resume(self, trainee: Trainee, total: int) -> tuple[int, OptimiserState]:
+        """Fill `trainee` from the checkpoint; return the steps done and the optimiser's state.
+
+        Raises:
+            UnsafeModelError: it is damaged, or no checkpoint of `total` steps of this network.
+        """
         found = load_checkpoint(self._folder, self._of) if self._folder is not None else None
         if found is None:
             return 0, {}
-        check_tensors(found.weights, trainee.state_dict(), f"the checkpoint in {self._folder}")
+        assert self._folder is not None
+        with refusing(self._folder):
+            check_tensors(found.weights, trainee.state_dict(), self._folder)
+            if found.step > total:
+                reason = f"it is of step {found.step}, and the training has {total}"
+                raise UnsafeModelError(self._folder, reason)
         trainee.load_state_dict(found.weights)
         self.history, self._before = found.history, found.seconds
         return found.step, found.optimiser
+
+    def restore(self, optimiser: Optimizer, state: OptimiserState) -> None:
+        """Give `optimiser` the state of the checkpoint, in the middle of a stage.
+
+        Raises:
+            UnsafeModelError: it is no state of this optimiser.
+        """
+        assert self._folder is not None
+        with refusing(self._folder):
+            _check_state(optimiser, state, self._folder)
+        _restore(optimiser, state)
 
     def note(self, step: int, entry: dict[str, float]) -> None:
         """Add the figures of a step to the history and tell them."""
@@ -173,6 +193,27 @@ def _make_optimiser(
             trained, lr=stage.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay
         )
     return torch.optim.AdamW(trained, lr=stage.learning_rate, weight_decay=decay)
+
+
+def _check_state(
+    optimiser: Optimizer, state: Mapping[int, Mapping[str, Tensor]], source: Path
+) -> None:
+    """Check that each state is one of a parameter of the optimiser: its names and shapes."""
+    names = (
+        {"momentum_buffer"}
+        if isinstance(optimiser, torch.optim.SGD)
+        else {"step", "exp_avg", "exp_avg_sq"}
+    )
+    trained = optimiser.param_groups[0]["params"]
+    if not state:
+        raise UnsafeModelError(source, "it lacks the optimiser's state")
+    for number, values in state.items():
+        if number >= len(trained) or values.keys() != names:
+            raise UnsafeModelError(source, "it has the state of another optimiser")
+        for name, value in values.items():
+            expected = () if name == "step" else trained[number].shape
+            if value.shape != expected or not value.is_floating_point():
+                raise UnsafeModelError(source, f"the optimiser's {name} {number} does not fit")
 
 
 def _restore(optimiser: Optimizer, state: Mapping[int, Mapping[str, Tensor]]) -> None:

@@ -4,15 +4,21 @@ Run it only when a format changes, into a new folder: what stands there is never
 that newer code goes on reading it. Faces are drawn, vectors are random: nobody real is in it.
 
     python tests/golden/make.py tests/golden/v1
+
+A file that ends in `.safetensors` becomes the checkpoint of a training that was killed half-way.
+
+    python tests/golden/make.py tests/golden/checkpoint-format-2.safetensors
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sqlite3
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +31,7 @@ from segue.index import NewItem
 from segue.networks import save_weights
 from segue.synthetic import write_faces
 from segue.train import TrainSettings, train_base
+from segue.train.checkpoint import FILE_NAME
 
 ACTOR = "golden"
 ITEMS = 12
@@ -39,10 +46,34 @@ def unit(seed: int, count: int, dimension: int = 8) -> np.ndarray:
     return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
 
 
+class _Killed(Exception):  # noqa: N818  # it stands for a kill, not for an error
+    """Ends a training from within its callback."""
+
+
+def _kill_after_a_step(_done: int, _total: int | None, what: str) -> None:
+    if what.startswith("steps"):
+        raise _Killed
+
+
+def write_checkpoint(target: Path) -> None:
+    """Write the checkpoint after one of two steps."""
+    with tempfile.TemporaryDirectory() as name:
+        made = Path(name)
+        write_faces(made / "faces", people=16, images=3, size=32, seed=9)
+        faces = read_faces(made / "faces").part("train")
+        settings = dataclasses.replace(SETTINGS, checkpoint_every=1)
+        with suppress(_Killed):
+            train_base(faces, settings, checkpoint=made / "out", progress=_kill_after_a_step)
+        shutil.copy(made / "out" / FILE_NAME, target)
+
+
 def main(target: Path) -> None:
-    """Make the folder."""
+    """Make the folder, or the checkpoint."""
     if target.exists():
-        raise SystemExit(f"{target} is frozen; name a new folder")
+        raise SystemExit(f"{target} is frozen; name a new one")
+    if target.suffix == ".safetensors":
+        write_checkpoint(target)
+        return
     with tempfile.TemporaryDirectory() as name:
         made = Path(name)
         write_faces(made / "faces", people=16, images=3, size=32, seed=9)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from segue import Workspace
 from segue.harmonic.bridges import Bridge
@@ -17,7 +18,11 @@ from segue.synthetic import write_faces
 from segue.train import TrainSettings, train_base
 from segue.workspace.unseen import check_unseen
 
-GOLDEN = sorted(path for path in Path(__file__).parent.glob("v*") if path.is_dir())
+SETTINGS = TrainSettings(
+    width=2, dimension=8, image_size=32, steps=2, people_per_batch=4, threads=1, seed=4
+)
+HERE = Path(__file__).parent
+GOLDEN = sorted(path for path in HERE.glob("v*") if path.is_dir())
 
 
 def _unit(seed, count, dimension=8):
@@ -80,13 +85,35 @@ def test_an_old_plan_is_read(frozen):
     assert Plan.from_json(value).to_json() == value
 
 
-def test_an_old_checkpoint_gives_its_training_back(frozen, tmp_path):
-    """A finished training's checkpoint is read, and gives the weights that were registered."""
+@pytest.fixture
+def faces(tmp_path):
+    """The drawn faces that every frozen checkpoint is of."""
     write_faces(tmp_path / "faces", people=16, images=3, size=32, seed=9)
-    faces = read_faces(tmp_path / "faces").part("train")
-    settings = TrainSettings(
-        width=2, dimension=8, image_size=32, steps=2, people_per_batch=4, threads=1, seed=4
-    )
-    trained = train_base(faces, settings, checkpoint=frozen / "checkpoint")
+    return read_faces(tmp_path / "faces").part("train")
+
+
+def test_an_old_checkpoint_gives_its_training_back(frozen, faces):
+    """A finished training's checkpoint is read, and gives the weights that were registered."""
+    trained = train_base(faces, SETTINGS, checkpoint=frozen / "checkpoint")
     registered = frozen / "workspace" / "models" / "faces-1" / "weights.safetensors"
     assert save_weights(trained.network) == registered.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["checkpoint-format-2", "checkpoint-format-2-sha256"])
+def test_a_killed_training_goes_on_from_a_checkpoint_of_format_2(faces, tmp_path, name):
+    """The state of its optimiser is read too, without a checksum and with one."""
+    (tmp_path / "checkpoint").mkdir()
+    path = tmp_path / "checkpoint" / "checkpoint.safetensors"
+    shutil.copy(HERE / f"{name}.safetensors", path)
+    assert (b"segue.sha256" in path.read_bytes()) == name.endswith("sha256")
+    steps = []
+    resumed = train_base(
+        faces,
+        SETTINGS,
+        checkpoint=path.parent,
+        progress=lambda done, _total, what: steps.append(done) if "steps" in what else None,
+    )
+    assert steps == [2]
+    registered = load((HERE / "v1/workspace/models/faces-1/weights.safetensors").read_bytes())
+    for tensor, value in resumed.network.state_dict().items():
+        assert np.allclose(value.numpy(), registered[tensor], atol=1e-3), tensor
