@@ -22,6 +22,7 @@ the target about one decade below the smallest supported FAR, 0.35 to 0.7 two de
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,8 +34,6 @@ from segue.errors import EvaluationError, FormatError, UnsupportedFarError, Usag
 from segue.harmonic.distances import squared_distances
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import ArrayLike
 
     from segue.types import Bools, Doubles, Floats, Ints
@@ -66,6 +65,7 @@ RESOLUTION = 1e-6
 LARGEST_DISTANCE = 4.0
 _ROWS = 1024  # rows of the distance matrix that are held at a time
 _LOG_ZERO = -746.0  # stands for log(0): below the logarithm of every positive float64
+_LARGEST_COUNT = 2**53
 _LN10 = math.log(10)
 
 
@@ -245,25 +245,25 @@ class Calibration:
             FormatError: written in a later format.
             EvaluationError: damaged.
         """
-        if value.get("format") not in (1, FORMAT):
-            raise FormatError("the calibration", str(value.get("format", "none")), FORMAT)
+        if not isinstance(value, Mapping):
+            raise _damaged("no JSON object")
+        found = value.get("format", "none")
+        if type(found) is bool or found not in (1, FORMAT):
+            raise FormatError("the calibration", f"{found!s:.20}", FORMAT)
+        needed = ACCEPTS_NEEDED if found == 1 else None
         try:
             return cls(
-                impostors=int(value["impostors"]),
-                people=int(value["people"]),
-                people_pairs=int(value["people_pairs"]),
-                distances=tuple(float(x) for x in value["distances"]),
-                ranks=tuple(int(x) for x in value["ranks"]),
-                shape=float(value["tail"]["shape"]),
-                scale=float(value["tail"]["scale"]),
-                accepts_needed=int(
-                    ACCEPTS_NEEDED if value["format"] == 1 else value["accepts_needed"]
-                ),
+                impostors=_whole(value["impostors"]),
+                people=_whole(value["people"]),
+                people_pairs=_whole(value["people_pairs"]),
+                distances=tuple(_number(x) for x in value["distances"]),
+                ranks=tuple(_whole(x) for x in value["ranks"]),
+                shape=_number(value["tail"]["shape"]),
+                scale=_number(value["tail"]["scale"]),
+                accepts_needed=_whole(value["accepts_needed"]) if needed is None else needed,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(
-                f"the calibration is damaged ({error}); measure the edge again"
-            ) from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise _damaged(str(error)) from error
 
     @cached_property
     def _logs(self) -> Doubles:
@@ -471,6 +471,23 @@ def _fit_tail(lowest: Doubles) -> tuple[float, float]:
     return shape, max(2 * mean * moment / spread, SMALLEST_SCALE)
 
 
+def _damaged(how: str) -> EvaluationError:
+    return EvaluationError(f"the calibration is damaged ({how}); measure the edge again")
+
+
+def _whole(value: Any) -> int:
+    """Return a count as it is, a whole number that float64 holds exactly."""
+    if type(value) is not int or abs(value) > _LARGEST_COUNT:
+        raise ValueError(f"{value!r:.20} is no count")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r:.20} is no number")
+    return float(value)
+
+
 def _check_knots(calibration: Calibration) -> None:
     distances, ranks = np.array(calibration.distances), np.array(calibration.ranks)
     good = (
@@ -484,8 +501,10 @@ def _check_knots(calibration: Calibration) -> None:
         and (np.diff(ranks) > 0).all()
         and 0 <= calibration.shape < math.inf
         and 0 < calibration.scale < math.inf
+        and calibration.impostors >= 1
+        and calibration.people >= 2
         and calibration.people_pairs >= 1
         and calibration.accepts_needed >= 1
     )
     if not good:
-        raise EvaluationError("the calibration's knots or tail are damaged; measure the edge again")
+        raise _damaged("counts, knots or tail")

@@ -286,9 +286,35 @@ def test_another_format_and_damage_are_refused():
         {"impostors": "many"},
         {"distances": [float("nan")] * len(written["ranks"])},
         {"distances": [], "ranks": []},
+        {"distances": "0123"},
+        {"tail": [0.1, 1.0]},
+        {"tail": {"shape": True, "scale": 1.0}},
+        {"people": -1},
+        {"people": 1},
+        {"people_pairs": 0},
+        {"accepts_needed": 0},
+        {"impostors": 0, "distances": [4.0], "ranks": [1]},
+        {"ranks": [*written["ranks"][:-2], 10**30, 10**31], "impostors": 10**31 - 1},
     ):
         with pytest.raises(EvaluationError, match="damaged"):
             Calibration.from_json({**written, **damage})
+
+
+@pytest.mark.parametrize("name", ["impostors", "people", "people_pairs", "accepts_needed", "ranks"])
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), 2.5, "3", None, True, [1], 10**400])
+def test_a_count_that_is_none_is_damage(name, wrong):
+    """Infinity, fractions, text and numbers beyond every sample are told as damage."""
+    written = fitted(np.random.default_rng(9).normal(2, 0.3, 500)).to_json()
+    damaged = [wrong, *written["ranks"][1:]] if name == "ranks" else wrong
+    with pytest.raises(EvaluationError, match=r"damaged .*measure the edge again"):
+        Calibration.from_json({**written, name: damaged})
+
+
+@pytest.mark.parametrize("wrong", [[], "text", 3, None])
+def test_what_is_no_json_object_is_damage(wrong):
+    """A stored calibration that is another value says so."""
+    with pytest.raises(EvaluationError, match="damaged"):
+        Calibration.from_json(wrong)
 
 
 @settings(max_examples=60, deadline=None)
