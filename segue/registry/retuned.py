@@ -200,6 +200,8 @@ def _known(connection: sa.Connection, bridge: Bridge, origin: Version) -> str | 
     for target, sha256 in connection.execute(query):
         if VersionId.parse(target).bridge is None:
             continue  # it maps probes for a version that was trained against the retuned one
-        if sha256_bytes(replace(bridge, target_version=target).to_bytes()) == sha256:
+        same = replace(bridge, target_version=target)
+        forms = (replace(same, sealed=sealed).to_bytes() for sealed in (True, False))
+        if sha256 in map(sha256_bytes, forms):
             return str(target)
     return None

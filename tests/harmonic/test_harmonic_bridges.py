@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -261,16 +262,46 @@ def test_any_changed_byte_is_an_error_of_ours_or_harmless(place, flip):
     except (UnsafeModelError, FormatError):
         return
     assert np.array_equal(back.matrix, bridge.matrix)
+    assert back.source_version == bridge.source_version
+    assert (back.target_version, back.settings) == (bridge.target_version, bridge.settings)
 
 
-def described(changes, tensors=None):
+@pytest.mark.parametrize(
+    "name",
+    ["kind", "source_version", "target_version", "source_fingerprint", "target_fingerprint"],
+)
+def test_a_changed_description_is_refused(name):
+    """What the bridge is of is covered by a checksum as its numbers are."""
+    with pytest.raises(UnsafeModelError, match="its description is not the one"):
+        Bridge.from_bytes(described({name: "other"}))
+    with pytest.raises(UnsafeModelError, match="its description is not the one"):
+        Bridge.from_bytes(described({"settings": {"rows": 7}}))
+    assert Bridge.from_bytes(described({name: "other"}, sealed=False))
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_file_is_written_as_it_was_read(sealed):
+    """An older file, without the checksum of its description, stays what it is."""
+    content = described({}, sealed=sealed)
+    bridge = Bridge.from_bytes(content)
+    assert bridge.sealed is sealed
+    assert (b"description_sha256" in content) is sealed
+    assert bridge.to_bytes() == content
+
+
+def test_the_frozen_file_of_the_first_format_is_written_as_it_was_read():
+    """Its hash, by which a registry knows it, stays what it was."""
+    assert Bridge.load(GOLDEN).to_bytes() == GOLDEN.read_bytes()
+
+
+def described(changes, tensors=None, *, sealed=True):
     """A bridge's file with a changed description."""
     source, target = pair(np.random.default_rng(10))
-    content = fit("procrustes", source, target).to_bytes()
+    content = replace(fit("procrustes", source, target), sealed=sealed).to_bytes()
     description = json.loads(header(content)["__metadata__"]["segue_bridge"])
     found = fit("procrustes", source, target)
     tensors = tensors or {"matrix": found.matrix, "bias": found.bias}
-    text = json.dumps({**description, **changes})
+    text = json.dumps({**description, **changes}, sort_keys=True)
     return save(tensors, metadata={"segue_bridge": text})
 
 

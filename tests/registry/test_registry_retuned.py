@@ -55,6 +55,15 @@ def test_it_is_a_version_of_its_own(register, registry):
     assert registry.register_mapped("faces/1", 1) == made
 
 
+def test_a_map_that_an_older_segue_registered_is_known_again(register, registry):
+    """Its file lacks a checksum of its description; the same map makes no second version."""
+    base = register()
+    made = registry.register_retuned(replace(retuning(base), sealed=False))
+    assert not registry.bridge(1).sealed
+    assert registry.register_retuned(retuning(base)) == made
+    assert registry.register_retuned(retuning(base, seed=1)).version == "faces/1~b2"
+
+
 def test_it_embeds_as_its_base_followed_by_the_map(register, registry):
     """Images and the base's vectors give the same; the vector before the map stands beside it."""
     base = register()

@@ -1,7 +1,9 @@
 """A fitted bridge: what it maps, and its file.
 
 The file's format is 1 for an affine map, 2 where a network's layers stand beside it, so that a
-Segue that knows no such network refuses the file instead of leaving them out.
+Segue that knows no such network refuses the file instead of leaving them out. One checksum covers
+the numbers, another what is said of them; files of either format that were written before the
+second was are read too.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ _TENSORS = {
 _TEXTS = ("kind", "source_version", "target_version", "source_fingerprint", "target_fingerprint")
 _LARGEST_HEADER = 1 << 20
 _HEADER_KEY = "segue_bridge"
+_NUMBERS, _SEAL = "sha256", "description_sha256"
 
 
 class Correction(NamedTuple):
@@ -68,6 +71,8 @@ class Bridge:
         bias: float32 [d2].
         settings: what fitting chose and how many rows and people it saw, as JSON values.
         correction: added to the affine map before its output is normalised, or None.
+        sealed: whether its file has a checksum of all the above but the numbers. False for one that
+            was read from an older file: it is written again as it was.
     """
 
     kind: str
@@ -79,6 +84,7 @@ class Bridge:
     bias: Floats = field(repr=False)
     settings: Mapping[str, Any]
     correction: Correction | None = field(default=None, repr=False)
+    sealed: bool = field(default=True, repr=False)
 
     def apply(self, vectors: ArrayLike, *, version: str) -> Floats:
         """Map unit vectors of the source version into the target's space.
@@ -124,8 +130,10 @@ class Bridge:
             "source_fingerprint": self.source_fingerprint,
             "target_fingerprint": self.target_fingerprint,
             "settings": dict(self.settings),
-            "sha256": _checksum(list(tensors.values())),
+            _NUMBERS: _checksum(list(tensors.values())),
         }
+        if self.sealed:
+            description[_SEAL] = _seal(description)
         text = json.dumps(description, sort_keys=True, allow_nan=False)
         content: bytes = save(tensors, metadata={_HEADER_KEY: text})
         return content
@@ -159,8 +167,11 @@ class Bridge:
         """Read what `to_bytes` returned; `where` names it in errors, which are those of `load`."""
         description = _read_description(content, where)
         tensors = _read_tensors(content, where, _TENSORS[description["format"]])
-        if description.get("sha256") != _checksum(tensors):
+        if description.get(_NUMBERS) != _checksum(tensors):
             raise UnsafeModelError(where, "its numbers are not those that were saved")
+        sealed = _SEAL in description
+        if sealed and description[_SEAL] != _seal(description):
+            raise UnsafeModelError(where, "its description is not the one that was saved")
         matrix, bias, *network = tensors
         try:
             return cls(
@@ -169,6 +180,7 @@ class Bridge:
                 bias=bias,
                 settings=dict(description["settings"]),
                 correction=Correction(*network) if network else None,
+                sealed=sealed,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UnsafeModelError(where, f"its description is damaged ({error})") from error
@@ -177,6 +189,12 @@ class Bridge:
 def _checksum(tensors: Sequence[Floats]) -> str:
     little = (np.ascontiguousarray(x, dtype="<f4").tobytes() for x in tensors)
     return hashlib.sha256(b"".join(little)).hexdigest()
+
+
+def _seal(description: Mapping[str, Any]) -> str:
+    """Return a sha256 over a description, which holds the checksum of the numbers."""
+    rest = {name: value for name, value in description.items() if name != _SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _text(value: Any) -> str:
