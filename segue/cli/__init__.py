@@ -23,7 +23,11 @@ INTERRUPTED = 130
 # Command -> (module, attribute, the line that --help shows). The order is the reader's.
 _COMMANDS = {
     "init": ("workspace", "init", "Make an empty workspace."),
-    "doctor": ("workspace", "doctor", "Check the workspace: database, models, galleries."),
+    "doctor": (
+        "workspace",
+        "doctor",
+        "Check the workspace: database, models, bridges, reports, galleries.",
+    ),
     "demo": ("demo", "demo", "Run the whole upgrade, from training to a completed migration."),
     "backup": ("workspace", "backup", "Copy catalog, segments and models into one folder."),
     "restore": ("workspace", "restore", "Put a backup back; erased items stay erased."),

@@ -11,7 +11,7 @@ from segue.cli.common import emit, fields, json_option, open_workspace, table
 from segue.types import Preprocessing
 
 if TYPE_CHECKING:
-    from segue.registry import Version
+    from segue.registry import EdgeRow, Version
 
 
 @click.group()
@@ -131,14 +131,16 @@ def show(context: click.Context, reference: str, as_json: bool) -> None:
     """Show one version (NAME/NUMBER or NAME@ALIAS) and its measured edges."""
     registry = open_workspace(context).registry
     version = registry.resolve(reference)
-    edges = [edge for edge in registry.edges() if version.version in (edge.probe, edge.stored)]
+    edges = registry.edge_rows(version.version)
     value = {
         **_value(version),
         "edges": [
             {
                 "probe": edge.probe,
                 "stored": edge.stored,
-                "calibrated": edge.calibration is not None,
+                "calibrated": edge.calibrated,
+                "bridge": edge.bridge,
+                "damage": edge.damage or None,
                 "measured": edge.measured,
             }
             for edge in edges
@@ -151,15 +153,18 @@ def show(context: click.Context, reference: str, as_json: bool) -> None:
         lines = [fields(shown)]
         if training:
             lines.append(f"training: {fields(training).replace(chr(10), '; ')}")
-        for edge in edges:
-            val = edge.measured.get("val", {})
-            rates = ", ".join(f"VAL {v:.3f} at FAR {far}" for far, v in val.items())
-            report = f", report {edge.report}" if edge.report else ""
-            calibrated = "calibrated" if edge.calibration else "not calibrated"
-            lines.append(f"edge {edge.probe} -> {edge.stored}: {calibrated}{report}; {rates}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(_edge_line, edges)])
 
     emit(value, as_json, text)
+
+
+def _edge_line(edge: EdgeRow) -> str:
+    val = edge.measured.get("val", {})
+    rates = ", ".join(f"VAL {v:.3f} at FAR {far}" for far, v in val.items())
+    report = f", report {edge.report}" if edge.report else ""
+    calibrated = "calibrated" if edge.calibrated else "not calibrated"
+    damage = f"; cannot be used: {edge.damage} (`segue doctor`)" if edge.damage else ""
+    return f"edge {edge.label}: {calibrated}{report}; {rates}{damage}"
 
 
 @models.command()

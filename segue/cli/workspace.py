@@ -27,7 +27,7 @@ def init(context: click.Context) -> None:
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> int:
-    """Check the database, every model and every gallery; exit 1 if anything is wrong."""
+    """Check database, models, bridges, calibrations, reports, galleries; exit 1 on damage."""
     problems = open_workspace(context).doctor()
     emit({"problems": problems}, as_json, lambda: "\n".join(problems) or "nothing wrong")
     return 1 if problems else 0

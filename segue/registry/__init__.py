@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from segue.registry.aliases import GALLERY_ALIAS, SERVING
 from segue.registry.curves import far_step
+from segue.registry.edge_rows import EdgeRow
 from segue.registry.edges import Edge, read_edge, read_edges
 from segue.registry.embedder import RegistryEmbedder
 from segue.registry.ledger import LedgerEntry, record
@@ -21,6 +22,7 @@ __all__ = [
     "GALLERY_ALIAS",
     "SERVING",
     "Edge",
+    "EdgeRow",
     "LedgerEntry",
     "Registry",
     "RegistryEmbedder",

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from segue.database import bridges as bridges_table
 from segue.database import edges as edges_table
 from segue.errors import RegistryError, StaleEdgeError, UsageError
-from segue.files import read_checked, sha256_bytes, write_durably
+from segue.files import read_checked, sha256_bytes, sha256_file, write_durably
 from segue.registry.ledger import record
 from segue.registry.versions import Version, find_version
 from segue.types import DEFAULT_OUTPUT, utc_now
@@ -189,7 +189,7 @@ def write_bridge(
     """Save a bridge inside the caller's transaction and return its number.
 
     The file is named by its content and durable before the transaction can commit; the same bridge
-    saved again keeps its number.
+    saved again keeps its number, and its file is put back if it was damaged.
 
     Raises:
         UnknownVersionError: its source or target is not registered.
@@ -209,11 +209,13 @@ def write_bridge(
             )
     content = bridge.to_bytes()
     sha256 = sha256_bytes(content)
-    number = connection.scalar(
-        sa.select(bridges_table.c.bridge).where(bridges_table.c.sha256 == sha256)
+    same = sa.select(bridges_table.c.bridge, bridges_table.c.path).where(
+        bridges_table.c.sha256 == sha256
     )
-    if number is not None:
-        return int(number)
+    known = connection.execute(same).first()
+    if known is not None:
+        put_back(root / known.path, content)
+        return int(known.bridge)
     path = f"{BRIDGES}/{source.slug}--{target.slug}-{sha256[:12]}.safetensors"
     write_durably(root / path, content)
     number = connection.execute(
@@ -233,6 +235,12 @@ def write_bridge(
         connection, "bridge", label, details={"bridge": number, "kind": bridge.kind}, actor=actor
     )
     return int(number)
+
+
+def put_back(path: Path, content: bytes) -> None:
+    """Write a registered file again if it is missing or not what was registered."""
+    if not path.is_file() or sha256_file(path) != sha256_bytes(content):
+        write_durably(path, content)
 
 
 def read_bridge(connection: sa.Connection, root: Path, number: int) -> Bridge:

@@ -18,6 +18,8 @@ from segue.errors import (
 )
 from segue.files import read_checked
 from segue.registry import aliases, edges, registering, reports
+from segue.registry.check import check_records
+from segue.registry.edge_rows import EdgeRow, read_edge_rows
 from segue.registry.edges import Edge
 from segue.registry.embedder import open_model, open_network
 from segue.registry.ledger import LedgerEntry, read_ledger, record
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
     Versions: TypeAlias = list[Version]
     Edges: TypeAlias = list[Edge]
+    EdgeRows: TypeAlias = list[EdgeRow]
+    Sentences: TypeAlias = list[str]
     Entries: TypeAlias = list[LedgerEntry]
 
 _log = logging.getLogger(__name__)
@@ -440,9 +444,29 @@ class Registry:
         return found
 
     def edges(self) -> Edges:
-        """Return every measured edge, by probe and stored version."""
+        """Return every measured edge, by probe and stored version.
+
+        Raises:
+            TamperedError, MissingPathError, FormatError: a bridge is not what was saved;
+                `edge_rows` lists the edges all the same.
+        """
         with self.database.read() as connection:
             return edges.read_edges(connection, self.root)
+
+    def edge_rows(self, reference: str | None = None) -> EdgeRows:
+        """Return the measured edges (of one version) to look at, and what is damaged of them.
+
+        Raises:
+            UnknownVersionError: no such version.
+        """
+        with self.database.read() as connection:
+            version = None if reference is None else find_version(connection, reference).version
+            return read_edge_rows(connection, self.root, version)
+
+    def check(self) -> Sentences:
+        """Read every bridge, calibration and report; return a sentence for each that is damaged."""
+        with self.database.read() as connection:
+            return check_records(connection, self.root)
 
     def save_bridge(self, bridge: Bridge, *, actor: str | None = None) -> int:
         """Save a fitted bridge and return its number; the same bridge keeps its number.

@@ -17,7 +17,7 @@ from segue.database import bridges as bridges_table
 from segue.errors import NoModelError, UsageError
 from segue.files import sha256_bytes, write_durably
 from segue.harmonic.bridges import RETUNING
-from segue.registry.edges import BRIDGES, Edge, write_edge
+from segue.registry.edges import BRIDGES, Edge, put_back, write_edge
 from segue.registry.ledger import record
 from segue.registry.manifest import canonical_json, hashes
 from segue.registry.versions import Version, find_version, insert_version
@@ -100,7 +100,7 @@ def write_retuned(
 ) -> str:
     """Register the version that a retuning makes, with its bridge and edges; return its id.
 
-    The same map registered again changes nothing.
+    The same map registered again changes nothing, but its file is put back if it was damaged.
 
     Raises:
         UnknownVersionError: the bridge's source is not registered.
@@ -109,7 +109,7 @@ def write_retuned(
     canonical_json(dict(details))
     origin = find_version(connection, bridge.source_version)
     _check(bridge, origin)
-    known = _known(connection, bridge, origin)
+    known = _known(connection, root, bridge, origin)
     if known is not None:
         return known
     number = connection.execute(
@@ -191,17 +191,18 @@ def _check(bridge: Bridge, origin: Version) -> None:
         )
 
 
-def _known(connection: sa.Connection, bridge: Bridge, origin: Version) -> str | None:
+def _known(connection: sa.Connection, root: Path, bridge: Bridge, origin: Version) -> str | None:
     """Return the version that was registered with the same map before, if any."""
     table = bridges_table
-    query = sa.select(table.c.target, table.c.sha256).where(
+    query = sa.select(table.c.target, table.c.sha256, table.c.path).where(
         table.c.kind == RETUNING, table.c.source == origin.version
     )
-    for target, sha256 in connection.execute(query):
+    for target, sha256, path in connection.execute(query):
         if VersionId.parse(target).bridge is None:
             continue  # it maps probes for a version that was trained against the retuned one
         same = replace(bridge, target_version=target)
-        forms = (replace(same, sealed=sealed).to_bytes() for sealed in (True, False))
-        if sha256 in map(sha256_bytes, forms):
-            return str(target)
+        for content in (replace(same, sealed=sealed).to_bytes() for sealed in (True, False)):
+            if sha256_bytes(content) == sha256:
+                put_back(root / path, content)
+                return str(target)
     return None

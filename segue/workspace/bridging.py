@@ -123,10 +123,12 @@ def _check_replaceable(
     Returns:
         when the edge that may be replaced was saved, empty where there is none.
     """
-    known = known_edge(workspace, probe.version, stored.version)
-    if known is None or known.calibration is None or replace_calibrated:
+    rows = workspace.registry.edge_rows(probe.version)  # also where its bridge is damaged
+    ends = (probe.version, stored.version)
+    known = next((row for row in rows if (row.probe, row.stored) == ends), None)
+    if known is None or not known.calibrated or replace_calibrated:
         return "" if known is None else known.created_at
-    found = "has a bridge" if known.bridge else "compares its vectors as they are"
+    found = "has a bridge" if known.bridge is not None else "compares its vectors as they are"
     raise UsageError(
         f"the edge {known.label} is calibrated and {found}; with another bridge no mixed gallery "
         "can be searched until it is calibrated again: pass --replace to do that"

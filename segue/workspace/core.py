@@ -470,7 +470,10 @@ class Workspace:
     # --- the workspace itself ---------------------------------------------------------------
 
     def doctor(self) -> list[str]:
-        """Check the database, every model file and every gallery; return what is wrong."""
+        """Check the database and all that it names; return what is wrong and what to do.
+
+        That is models, bridges, calibrations, reports and galleries.
+        """
         from segue.workspace import doctor
 
         return doctor.examine(self)

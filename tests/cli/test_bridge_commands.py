@@ -79,6 +79,38 @@ def test_a_map_that_learned_nothing_is_warned_of(segue, workspace, faces, monkey
     assert json.loads(run.out)["kind"] == "ridge"
 
 
+def test_a_bridge_whose_file_is_gone_is_found_by_the_doctor_and_made_again(segue, workspace, faces):
+    """The doctor names it and a command, other edges are shown as ever, and the command helps."""
+    fit = ("train", "bridge", *ENDS, "--data", faces, "--kind", "ridge")
+    assert segue("-w", workspace, *fit).code == 0
+    calibrated = segue("-w", workspace, "calibrate", "faces/1", "--data", faces)
+    assert calibrated.code == 0, calibrated
+    (path,) = (workspace / "bridges").iterdir()
+    path.unlink()
+    told = segue("-w", workspace, "doctor")
+    assert told.code == 1
+    assert told.out.count("\n") == 1
+    assert "bridge 1, faces/2 -> faces/1 (used by edge faces/2 -> faces/1): its file" in told.out
+    again = "segue train bridge --old faces/1 --new faces/2 --replace"
+    assert again in told.out
+    shown = segue("-w", workspace, "models", "show", "faces/1")
+    assert shown.code == 0, shown
+    lines = [line for line in shown.out.splitlines() if line.startswith("edge ")]
+    assert [line.split(":")[0] for line in lines] == [
+        "edge faces/1 -> faces/1",
+        "edge faces/2 -> faces/1",
+    ]
+    assert [("cannot be used: bridge 1 is damaged" in line) for line in lines] == [False, True]
+    edges = json.loads(segue("-w", workspace, "models", "show", "faces/1", "--json").out)["edges"]
+    assert [(edge["bridge"], edge["damage"] is None) for edge in edges] == [
+        (None, True),
+        (1, False),
+    ]
+    assert segue("-w", workspace, *fit, "--replace").code == 0
+    assert path.is_file()
+    assert segue("-w", workspace, "doctor").out == "nothing wrong\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
