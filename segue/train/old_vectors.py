@@ -1,4 +1,7 @@
-"""Vectors of the training images that another model made, read from a file."""
+"""Vectors of images that another model made, read from a file.
+
+An image file's path often names the person; errors tell rows and places instead.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +45,29 @@ def old_vectors_from_file(path: Path, faces: FaceList) -> Floats:
     names = [name.decode() if isinstance(name, bytes) else name for name in paths.tolist()]
     rows = {name: row for row, name in enumerate(names)}
     wanted = [face.path.relative_to(faces.root).as_posix() for face in faces.faces]
-    missing = [name for name in wanted if name not in rows]
+    missing = [place for place, name in enumerate(wanted, start=1) if name not in rows]
     if missing:
         raise VectorError(
-            f"{path} has no vector for {len(missing)} of {len(wanted)} training images "
-            f"(first: {', '.join(missing[:_SHOWN])}); paths are relative to {faces.root}"
+            f"{path} has no vector for {len(missing):,} of {len(wanted):,} images (by person and "
+            f"file name, number {_some(missing)} of them); paths are relative to {faces.root}"
         )
     if len(rows) < len(names):
-        twice = next(name for row, name in enumerate(names) if rows[name] != row)
-        raise VectorError(f"{path} has two vectors for {twice}; give one for each image")
+        row, twice = next((row, name) for row, name in enumerate(names) if rows[name] != row)
+        raise VectorError(
+            f"rows {row} and {rows[twice]} of {path} are vectors of one image (counted from 0); "
+            "give one for each image"
+        )
     return check_vectors(vectors[[rows[name] for name in wanted]], name=f"vectors of {path.name}")
+
+
+def _some(places: list[int]) -> str:
+    """Write down the first places.
+
+    >>> _some([2, 3]), _some([1, 4, 5, 9])
+    ('2, 3', '1, 4, 5 …')
+    """
+    shown = ", ".join(map(str, places[:_SHOWN]))
+    return f"{shown} …" if len(places) > _SHOWN else shown
 
 
 def _read(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
