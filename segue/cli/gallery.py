@@ -24,7 +24,8 @@ from segue.errors import UnitLengthError, UsageError, VectorError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from segue.index import AppliedThreshold, Hit, Threshold
+    from segue.index import AppliedThreshold, Hit, Probe, Threshold
+    from segue.workspace import Workspace
 
 
 LEAST_SHOWN = 1e-12
@@ -381,20 +382,17 @@ def search(
     _check_goes_with(context, vector=vector is not None)
     threshold = make_threshold(context, **stated)
     workspace = open_workspace(context)
-    opened = workspace.gallery(name)
     if vector is not None:
-        probe = _read_probe(context, name, vector, reference, output)
-        applied = opened.check_search(threshold, version=probe.version)
-        warn_if_extrapolated(applied)
-        found = opened.search(probe, k=k, threshold=threshold)
-        labels = [f"{vector}[{row}]" for row in range(len(found))]
+        probe = _read_probe(workspace, name, vector, reference, output)
+        answer = workspace.gallery(name).answer(probe, k=k, threshold=threshold)
+        labels = [f"{vector}[{row}]" for row in range(len(answer.hits))]
     else:
-        applied = opened.check_search(threshold)
-        warn_if_extrapolated(applied)
-        found = workspace.search(
+        answer = workspace.answer(
             name, images, k=k, threshold=threshold, inline_milliseconds=inline_ms
         )
         labels = [str(path) for path in images]
+    found, applied = answer.hits, answer.threshold
+    warn_if_extrapolated(applied)
     told = None if applied is None else asdict(applied)
     emit(
         [
@@ -426,14 +424,13 @@ def _check_goes_with(context: click.Context, *, vector: bool) -> None:
 
 
 def _read_probe(
-    context: click.Context, name: str, file: Path, reference: str | None, output: str
-) -> Any:
+    workspace: Workspace, name: str, file: Path, reference: str | None, output: str
+) -> Probe:
     import numpy as np
 
     from segue.index import Probe
     from segue.index.transfer import read_npy
 
-    workspace = open_workspace(context)
     vectors = read_npy(file)
     version = workspace.registry.resolve(reference or workspace.gallery(name).serving)
     return Probe(version.version, {output: np.atleast_2d(vectors)})

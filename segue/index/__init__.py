@@ -9,6 +9,7 @@ from __future__ import annotations
 from segue.index.edges import Way
 from segue.index.gallery import Gallery, list_galleries
 from segue.index.items import (
+    Answer,
     AppliedThreshold,
     Enrolment,
     Erasure,
@@ -26,6 +27,7 @@ from segue.index.items import (
 from segue.index.leases import Lease, acquire_lease
 
 __all__ = [
+    "Answer",
     "AppliedThreshold",
     "Enrolment",
     "Erasure",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from segue.database import Database
     from segue.index.catalog import GalleryRow
     from segue.index.items import (
+        Answer,
         AppliedThreshold,
         Enrolment,
         Erasure,
@@ -280,10 +281,24 @@ class Gallery:
             UnsupportedFarError: the threshold is, or is translated into, a FAR below what a
                 calibration supports.
         """
-        hits, row = self._searcher.search(probe, k, threshold)
+        return self.answer(probe, k, threshold, touch=touch).hits
+
+    def answer(
+        self,
+        probe: Probe,
+        k: int = 10,
+        threshold: Threshold | None = None,
+        *,
+        touch: bool = True,
+    ) -> Answer:
+        """Return what `search` returns, and what the threshold came to in that search.
+
+        Args and errors as of `search`.
+        """
+        answer, row = self._searcher.search(probe, k, threshold)
         if touch:
-            self._touch(hits, row)
-        return hits
+            self._touch(answer.hits, row)
+        return answer
 
     def rank_merge(
         self,
@@ -314,10 +329,10 @@ class Gallery:
             GalleryError: items are live in a version without a probe, or without a calibration.
             VectorError, UnsupportedFarError: as `search`.
         """
-        hits, row = self._searcher.rank_merge(probes, k, threshold, by)
+        answer, row = self._searcher.rank_merge(probes, k, threshold, by)
         if touch:
-            self._touch(hits, row)
-        return hits
+            self._touch(answer.hits, row)
+        return answer.hits
 
     def check_search(
         self, threshold: Threshold | None = None, *, version: str = ""

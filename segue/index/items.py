@@ -162,6 +162,19 @@ class AppliedThreshold:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a search found, and by which threshold.
+
+    Attributes:
+        hits: for each vector of the probe its hits, best first.
+        threshold: what the threshold came to on the edges that were searched; None without one.
+    """
+
+    hits: list[list[Hit]]
+    threshold: AppliedThreshold | None
+
+
+@dataclass(frozen=True)
 class PairResult:
     """Two images compared: `same` is None where no threshold was given."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from segue.errors import GalleryError, UnknownNameError, UnmeasuredEdgeError, UsageError
 from segue.index import catalog
 from segue.index.edges import checked_probe
-from segue.index.items import Hit, PairResult
+from segue.index.items import Answer, Hit, PairResult
 from segue.index.nearest import exact_distances
 from segue.index.threshold import Limit
 
@@ -60,6 +60,7 @@ class _Question:
     """Checked probes, the view they are asked of, and the ways to the versions with live items.
 
     `probes`, `ways` and `live` are by stored version; the probes hold equally many vectors.
+    `applied` is what the limit comes to on these ways.
     """
 
     count: int
@@ -68,6 +69,7 @@ class _Question:
     ways: Mapping[str, Way]
     live: Mapping[str, Bools]
     limit: Limit | None
+    applied: AppliedThreshold | None
     by_far: bool
 
 
@@ -79,7 +81,7 @@ class Searcher:
 
     def search(
         self, probe: Probe, k: int, threshold: Threshold | None
-    ) -> tuple[list[list[Hit]], GalleryRow]:
+    ) -> tuple[Answer, GalleryRow]:
         """Return the k best hits of each vector, and the gallery as it was searched.
 
         Raises:
@@ -92,7 +94,7 @@ class Searcher:
 
     def rank_merge(
         self, probes: Sequence[Probe], k: int, threshold: Threshold | None, by: str
-    ) -> tuple[list[list[Hit]], GalleryRow]:
+    ) -> tuple[Answer, GalleryRow]:
         """Search each version's live items by the probe of that version, and merge the lists.
 
         Raises:
@@ -123,13 +125,13 @@ class Searcher:
             limit = Limit.of(threshold, connection, self._ways, view)
         return None if limit is None else limit.apply(ways.values())
 
-    def _ask(self, prepare: Callable[[], _Question], k: int) -> tuple[list[list[Hit]], GalleryRow]:
+    def _ask(self, prepare: Callable[[], _Question], k: int) -> tuple[Answer, GalleryRow]:
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least one hit")
 
-        def answer(_: View) -> tuple[list[list[Hit]], GalleryRow]:
+        def answer(_: View) -> tuple[Answer, GalleryRow]:
             question = prepare()
-            return self._answer(question, k), question.view.row
+            return Answer(self._answer(question, k), question.applied), question.view.row
 
         return self._shelf.reading(answer)
 
@@ -166,10 +168,11 @@ class Searcher:
             checked = checked_probe(probe, catalog.version_outputs(connection, probe.version))
             ways, live = self._reach(connection, view, probe.version)
             limit = Limit.of(threshold, connection, self._ways, view)
-        if limit is not None:
-            limit.apply(ways.values())
+        applied = None if limit is None else limit.apply(ways.values())
         probes = dict.fromkeys(ways, checked)
-        return _Question(len(checked), probes, view, ways, live, limit, by_far=len(ways) > 1)
+        return _Question(
+            len(checked), probes, view, ways, live, limit, applied, by_far=len(ways) > 1
+        )
 
     def _reach(
         self, connection: Connection, view: View, probe: str
@@ -198,8 +201,7 @@ class Searcher:
             limit = Limit.of(threshold, connection, self._ways, view)
         live = _live_in(view, ways)
         used = {version: ways[version] for version in live}
-        if limit is not None:
-            limit.apply(used.values())
+        applied = None if limit is None else limit.apply(used.values())
         by_far = by_far and len(used) > 1
         for way in used.values():
             if by_far and way.calibration is None:
@@ -208,7 +210,7 @@ class Searcher:
                     "run `segue calibrate`, or merge by distance"
                 )
         count = len(next(iter(checked.values())))
-        return _Question(count, checked, view, used, live, limit, by_far=by_far)
+        return _Question(count, checked, view, used, live, limit, applied, by_far=by_far)
 
     def _answer(self, question: _Question, k: int) -> list[list[Hit]]:
         merged: list[list[_Answers]] = [[] for _ in range(question.count)]

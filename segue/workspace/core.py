@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from segue.evaluation.verification import Verification
-    from segue.index import Enrolment, Gallery, Hit, PairResult, Probe, Threshold
+    from segue.index import Answer, Enrolment, Gallery, Hit, PairResult, Probe, Threshold
     from segue.migrations import Migration, Plan
     from segue.registry import Registry, Version
     from segue.train import HarmonicSettings, TrainSettings
@@ -404,9 +404,27 @@ class Workspace:
         With `inline_milliseconds` and an open migration, hits of the old version are re-embedded
         within the query, for about so long.
         """
+        return self.answer(
+            gallery,
+            images,
+            k=k,
+            threshold=threshold,
+            inline_milliseconds=inline_milliseconds,
+        ).hits
+
+    def answer(
+        self,
+        gallery: str,
+        images: Sequence[Path],
+        *,
+        k: int = 10,
+        threshold: Threshold | None = None,
+        inline_milliseconds: int = 0,
+    ) -> Answer:
+        """Return what `search` returns, and what the threshold came to in that search."""
         from segue.workspace import enrolling
 
-        return enrolling.search(
+        return enrolling.answer(
             self,
             gallery,
             images,

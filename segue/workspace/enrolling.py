@@ -8,7 +8,7 @@ import numpy as np
 
 from segue.errors import DataError, MissingPathError
 from segue.images import decode, list_images
-from segue.index import Enrolment, Hit, NewItem, PairResult, Probe
+from segue.index import Answer, Enrolment, NewItem, PairResult, Probe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def probe(workspace: Workspace, gallery: str, images: Sequence[Path]) -> Probe:
     return Probe(embedder.version, embedder.embed(decoded))
 
 
-def search(
+def answer(
     workspace: Workspace,
     gallery: str,
     images: Sequence[Path],
@@ -89,21 +89,20 @@ def search(
     k: int,
     threshold: Threshold | None,
     inline_milliseconds: int,
-) -> list[list[Hit]]:
+) -> Answer:
     """Search by image files; see `Workspace.search`."""
     opened = workspace.gallery(gallery)
-    opened.check_search(threshold)
-    hits = opened.search(probe(workspace, gallery, images), k=k, threshold=threshold)
+    opened.check_search(threshold)  # before a model is loaded
+    found = opened.answer(probe(workspace, gallery, images), k=k, threshold=threshold)
     if inline_milliseconds > 0:
         from segue.migrations import open_migration, reembed_hits
 
         if open_migration(workspace.database, gallery) is not None:
             migration = workspace.migration(gallery)
             embedder = workspace.registry.load(migration.target)
-            reembed_hits(
-                opened, [hit for found in hits for hit in found], embedder, inline_milliseconds
-            )
-    return hits
+            hits = [hit for each in found.hits for hit in each]
+            reembed_hits(opened, hits, embedder, inline_milliseconds)
+    return found
 
 
 def verify_images(

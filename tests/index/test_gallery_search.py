@@ -19,6 +19,7 @@ from segue.errors import (
 )
 from segue.index import AppliedThreshold, Probe, Threshold, catalog
 from segue.index.nearest import exact_distances
+from segue.index.threshold import Limit
 
 
 def brute_force(probe_vector, stored, k):
@@ -409,6 +410,28 @@ def test_a_distance_needs_no_calibration_within_its_own_version(world):
     world.edge("faces/2", "faces/1")
     with pytest.raises(GalleryError, match="calibrate"):
         gallery.search(probe("faces/2", vectors[0]), threshold=Threshold(distance=1.0))
+
+
+def test_an_answer_tells_the_threshold_that_it_was_searched_with(world, monkeypatch):
+    """As `check_search` does, by one look at the threshold; without one there is none."""
+    gallery, vectors = world.create(), unit(20)
+    gallery.enroll_vectors(
+        new_items([str(n) for n in range(20)]), "faces/1", {"embedding": vectors}
+    )
+    wanted, threshold = probe("faces/1", vectors[0]), Threshold(distance=1.0)
+    expected = gallery.check_search(threshold)
+    looks, apply = [], Limit.apply
+
+    def counted(limit, ways):
+        looks.append(limit)
+        return apply(limit, ways)
+
+    monkeypatch.setattr(Limit, "apply", counted)
+    answer = gallery.answer(wanted, k=20, threshold=threshold)
+    assert len(looks) == 1
+    assert answer.threshold == expected == AppliedThreshold(None, None, False, 1.0, "faces/1")
+    assert answer.hits == gallery.search(wanted, k=20, threshold=threshold)
+    assert gallery.answer(wanted).threshold is None
 
 
 @pytest.mark.parametrize(
