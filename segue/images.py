@@ -206,8 +206,16 @@ class FaceList:
 
         Raises:
             ImageError: one of them cannot be decoded.
+            DataError: the memory does not hold them all.
         """
-        images = np.empty((len(self), *size, 3), dtype=np.uint8)
+        try:
+            images = np.empty((len(self), *size, 3), dtype=np.uint8)
+        except MemoryError as error:
+            raise DataError(
+                f"{len(self):,} images of {size[0]} x {size[1]} pixels need "
+                f"{len(self) * size[0] * size[1] * 3 / 1e9:,.1f} GB of memory; "
+                "use smaller images, or fewer"
+            ) from error
         for index, face in enumerate(self.faces):
             images[index] = decode(face.path, size)
             if index % 100 == 99 or index + 1 == len(self):

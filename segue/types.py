@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from segue.errors import InvalidNameError
+from segue.errors import InvalidNameError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,10 @@ BASE_OUTPUT = "base"
 PARTS = ("train", "validation", "calibration", "test")
 """The parts that people are split into; images of a person never are."""
 
+LARGEST_SIDE = 1024
+"""The most pixels a side of a model's input; face models take 96 to 512."""
+
+_LARGEST_SEED = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(
     r"(?P<name>[^/@~]+)/(?P<number>[1-9][0-9]{0,8})(?:~b(?P<bridge>[1-9][0-9]*))?"
@@ -62,6 +66,36 @@ def check_name(name: str, kind: str = "name") -> str:
     if not _NAME.fullmatch(name):
         raise InvalidNameError(kind, name)
     return name
+
+
+def check_seed(seed: int) -> int:
+    """Return `seed` if every generator of random numbers takes it.
+
+    Raises:
+        UsageError: it is no whole number, negative or too large.
+
+    >>> check_seed(3)
+    3
+    """
+    if not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
+        raise UsageError(f"seed {seed!r}; give a whole number of at least 0 and below 2**63")
+    return seed
+
+
+def check_side(name: str, pixels: int, least: int = 1) -> int:
+    """Return `pixels` if a model's input can be so high or wide; `name` is told otherwise.
+
+    Raises:
+        UsageError: it is no whole number, too small or too large.
+
+    >>> check_side("image_size", 64)
+    64
+    """
+    if not isinstance(pixels, int) or not least <= pixels <= LARGEST_SIDE:
+        raise UsageError(
+            f"{name} {pixels!r}; give a whole number of pixels from {least} to {LARGEST_SIDE}"
+        )
+    return pixels
 
 
 class VersionId(NamedTuple):

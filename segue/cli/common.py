@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from segue.workspace import Workspace
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="INTEGER"
+)
 yes_option = click.option("--yes", is_flag=True, help="Agree without being asked.")
 
 

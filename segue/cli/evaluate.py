@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from segue.cli.common import emit, json_option, open_workspace, progress_bar
+from segue.cli.common import emit, json_option, open_workspace, progress_bar, seed_option
 from segue.errors import GateError, UsageError
 
 USUAL_FAR = 1e-2
@@ -66,7 +66,7 @@ def verification(context: click.Context, reference: str, data: Path, as_json: bo
     "--part", default="validation", show_default=True, help="People to measure on, or test."
 )
 @click.option("--bootstrap", default=200, show_default=True, help="Resamples for the intervals.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @json_option
 @click.pass_context
 def compatibility(
@@ -124,7 +124,7 @@ def compatibility(
     "--part", default="validation", show_default=True, help="People to measure on, or test."
 )
 @click.option("--bootstrap", default=200, show_default=True, help="Resamples for the intervals.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @click.option(
     "--save-edges",
     is_flag=True,

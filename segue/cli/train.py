@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segue.cli.common import emit, json_option, open_workspace, progress_bar, table
+from segue.cli.common import emit, json_option, open_workspace, progress_bar, seed_option, table
 from segue.cli.evaluate import data_option
 from segue.errors import UsageError
 
@@ -48,7 +48,7 @@ def train() -> None:
 @click.option("--image-size", default=64, show_default=True, help="Pixels a side.")
 @click.option("--steps", default=600, show_default=True, help="Batches.")
 @click.option("--learning-rate", type=float, help="Peak step size.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @click.option("--threads", default=0, show_default=True, help="CPU threads; 0 is all.")
 @precision_option
 @json_option
@@ -108,7 +108,7 @@ def base(
     "--mine-every", type=int, help="Batches between two offline minings; 0 mines in each batch."
 )
 @precision_option
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @click.option("--threads", default=0, show_default=True, help="CPU threads; 0 is all.")
 @click.option(
     "--twin/--no-twin", default=True, help="Train the twin that the report compares with."
@@ -226,7 +226,7 @@ def _named_values(written: Sequence[str]) -> dict[str, Any]:
 )
 @click.option("--old-vectors", type=click.Path(path_type=Path), help=".npz with v1's vectors.")
 @click.option("--replace", is_flag=True, help="Replace an edge that is calibrated already.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @json_option
 @click.pass_context
 def bridge(
@@ -281,7 +281,7 @@ def _bridge_text(made: TrainedBridge, data: Path) -> str:
 @data_option
 @click.option("--old", required=True, help="The deployed version (v1).")
 @click.option("--old-vectors", type=click.Path(path_type=Path), help=".npz with v1's vectors.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @json_option
 @click.pass_context
 def retune(context: click.Context, /, data: Path, old: str, as_json: bool, **given: Any) -> None:

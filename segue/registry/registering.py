@@ -30,7 +30,7 @@ from segue.registry.manifest import (
 from segue.registry.mlflow_copy import registered_copy
 from segue.registry.versions import Version, find_version, insert_version, list_versions
 from segue.registry.witness import make_witness
-from segue.types import DEFAULT_OUTPUT, VersionId, check_name, utc_now
+from segue.types import DEFAULT_OUTPUT, VersionId, check_name, check_side, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -73,11 +73,13 @@ def prepare_model(
 
     Raises:
         InvalidNameError, UnknownNameError: a name that cannot be used or is not known.
-        UsageError: settings or details that are no JSON.
+        UsageError: settings or details that are no JSON, or images of a size that no model takes.
         UnsafeModelError: the content is no model of a known form.
         VectorError: it gives no unit vectors for images of that preprocessing.
     """
     check_name(name, "model name")
+    for side in ("height", "width"):
+        check_side(f"the preprocessing's {side}", getattr(preprocessing, side))
     details = _checked(details)
     mark = fingerprint(content, architecture, settings, preprocessing)
     runner = make_runner(kind, content, architecture, settings, source)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from segue.errors import UnknownNameError, UsageError
+from segue.types import check_seed, check_side
 
 FACENET_STAGES: dict[str, Any] = {
     "separate_head": False,
@@ -71,7 +72,6 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         at_least = {
-            "image_size": 8,
             "steps": 1,
             "people_per_batch": 2,
             "images_per_person": 2,
@@ -79,13 +79,14 @@ class LoopSettings:
             "mine_every": 0,
             "mine_images": 4,
             "warmup": 0,
-            "seed": 0,
             "threads": 0,
             "log_every": 1,
             "checkpoint_every": 1,
         }
         for name, least in at_least.items():
             check_whole(name, getattr(self, name), least)
+        check_side("image_size", self.image_size, 8)
+        check_seed(self.seed)
         for name in ("learning_rate", "margin"):
             check_number(name, getattr(self, name), above=True)
         for name in ("weight_decay", "clip", "shift", "zoom", "rotation", "brightness", "contrast"):

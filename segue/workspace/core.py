@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segue.workspace.measuring import Compatibility
     from segue.workspace.retuning import Retuned
 
-from segue.types import no_progress
+from segue.types import check_seed, no_progress
 
 DATABASE_NAME = "segue.db"
 
@@ -167,14 +167,15 @@ class Workspace:
             progress: told while embedding.
 
         Raises:
-            UsageError: two times one version, a calibrated edge without `replace`, or people whom
-                one of the versions learned from.
+            UsageError: two times one version, a calibrated edge without `replace`, people whom one
+                of the versions learned from, or a seed that is none.
             UnknownNameError: no such kind, direction or part.
             UnknownVersionError, NoModelError: no such version, or it has no model.
             PeopleError: too few people to choose on.
         """
         from segue.workspace import bridging
 
+        check_seed(seed)
         return bridging.train_bridge(
             self,
             old,
@@ -222,6 +223,7 @@ class Workspace:
         """
         from segue.workspace import retuning
 
+        check_seed(seed)
         return retuning.retune(
             self, old, Path(data), old_vectors=old_vectors, seed=seed, progress=progress
         )
@@ -261,6 +263,7 @@ class Workspace:
         """
         from segue.workspace import measuring
 
+        check_seed(seed)
         return measuring.compatibility(
             self,
             old,
@@ -301,6 +304,7 @@ class Workspace:
         """
         from segue.workspace import matrix
 
+        check_seed(seed)
         return matrix.matrix(
             self,
             references,
@@ -337,7 +341,7 @@ class Workspace:
         """Calibrate a gallery's serving version on random pairs of different identities in it."""
         from segue.workspace import measuring
 
-        return measuring.calibrate_from_gallery(self, gallery, seed)
+        return measuring.calibrate_from_gallery(self, gallery, check_seed(seed))
 
     # --- galleries --------------------------------------------------------------------------
 

@@ -107,6 +107,13 @@ def test_a_folder_is_split_by_people_and_the_same_way_every_time(face, tmp_path)
     assert faces.labels.tolist() == [int(one.person[1:]) for one in faces.faces]
 
 
+def test_images_that_no_memory_holds_are_refused(face, tmp_path):
+    """How much it would be is said, and what to do."""
+    faces = read_faces(_folder(tmp_path, face, 2))
+    with pytest.raises(DataError, match=r"3 images of 10000000 x 10000000 .* 900,000.0 GB"):
+        faces.load((10**7, 10**7))
+
+
 def test_a_list_gives_the_parts_and_the_half_of_v1(face, tmp_path):
     """people.csv decides part and v1; its people are found under images/."""
     _folder(tmp_path / "images", face, 4)

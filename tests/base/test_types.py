@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.errors import InvalidNameError
-from segue.types import Preprocessing, VersionId, check_name
+from segue.errors import InvalidNameError, UsageError
+from segue.types import LARGEST_SIDE, Preprocessing, VersionId, check_name, check_seed, check_side
 
 
 @given(
@@ -33,6 +34,24 @@ def test_names_that_could_leave_a_folder_are_refused(name):
     """A name never holds a separator, a space or a leading dot."""
     with pytest.raises(InvalidNameError):
         check_name(name)
+
+
+def test_seeds_are_what_every_generator_takes():
+    """Whole numbers from 0; what numpy or torch would refuse is refused first, by one sentence."""
+    for seed in (0, 7, 2**63 - 1):
+        assert check_seed(seed) == seed
+        np.random.default_rng(seed)
+    for wrong in (-1, 2**63, 0.5, "1", None):
+        with pytest.raises(UsageError, match=r"seed .* give a whole number"):
+            check_seed(wrong)
+
+
+def test_sides_of_images_are_bounded():
+    """A size that fills the memory is refused, naming what it is of."""
+    assert [check_side("height", side) for side in (1, LARGEST_SIDE)] == [1, LARGEST_SIDE]
+    for wrong in (0, LARGEST_SIDE + 1, 64.0, None):
+        with pytest.raises(UsageError, match=r"height .* from 1 to 1024"):
+            check_side("height", wrong)
 
 
 def test_preprocessing_survives_json():

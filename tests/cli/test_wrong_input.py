@@ -41,6 +41,29 @@ def _unchanged(segue, workspace, code, message, *arguments):
     assert state(workspace) == before
 
 
+UPGRADE = ("--data", "{faces}", "--old", "faces/1", "--new", "faces/2")
+SEEDED = [
+    ("train", "base", "faces", "--data", "{faces}"),
+    ("train", "harmonic", "--data", "{faces}", "--old", "faces/1", "--from", "faces/2"),
+    ("train", "bridge", *UPGRADE),
+    ("train", "retune", "--data", "{faces}", "--old", "faces/1"),
+    ("evaluate", "compatibility", *UPGRADE),
+    ("evaluate", "matrix", "faces/1", "faces/2", "--data", "{faces}"),
+]
+"""Every command that takes a seed."""
+
+
+@pytest.mark.parametrize("command", SEEDED, ids=lambda command: " ".join(command[:2]))
+def test_a_seed_that_is_none_is_refused_and_changes_nothing(segue, workspace, faces, command):
+    """Negative ones by the command line, ones that no generator takes by the library."""
+    filled = [argument.format(faces=faces) for argument in command]
+    before = state(workspace)
+    run = segue("-w", workspace, *filled, "--seed", -1)
+    assert (run.code, "'--seed': -1 is not in the range x>=0" in run.err) == (2, True), run
+    _refused(segue("-w", workspace, *filled, "--seed", 2**63), 2, "of at least 0 and below 2**63")
+    assert state(workspace) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -56,6 +79,11 @@ def _unchanged(segue, workspace, code, message, *arguments):
         (("models", "promote", "faces/7", "--reason", "x"), 2, "unknown version"),
         (("models", "register", "faces", "--onnx", "/no/file.onnx"), 2, "no"),
         (("train", "base", "faces", "--data", "{faces}", "--architecture", "huge"), 2, "small"),
+        (
+            ("train", "base", "faces", "--data", "{faces}", "--image-size", "1000000"),
+            2,
+            "8 to 1024",
+        ),
         (("train", "base", "../../x", "--data", "{faces}"), 2, "'../../x' is no model name"),
         (
             ("train", "harmonic", "--data", "{faces}", "--old", "faces/1", "--from", "faces/8"),

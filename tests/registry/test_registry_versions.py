@@ -95,6 +95,14 @@ def test_a_network_comes_back_to_be_trained_further(register, registry, weights)
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("size", [(0, 32), (32, 1_000_000)])
+def test_images_of_a_size_that_no_model_takes_are_refused(registry, onnx_file, size):
+    """Before witnesses of that size are drawn; nothing is registered."""
+    with pytest.raises(UsageError, match=r"preprocessing's (height 0|width 1000000); .* to 1024"):
+        registry.register_onnx("arc", onnx_file, preprocessing=Preprocessing(*size))
+    assert registry.list() == []
+
+
 def test_an_onnx_file_is_a_version_like_any_other(registry, onnx_file, root):
     """A foreign model registers, loads and embeds; only training from it is refused."""
     version = registry.register_onnx("arc", onnx_file, preprocessing=Preprocessing(32, 32))

@@ -319,6 +319,10 @@ def test_bfloat16_trains_the_trunk_in_other_precision_and_gives_float32(faces, v
         ({"head_singles": -1}, "head_singles -1"),
         ({"separate_head": False}, "head_last trains the separate head"),
         ({"precision": "float16"}, "known: bfloat16, float32"),
+        ({"image_size": 7}, "image_size 7; give a whole number of pixels from 8 to 1024"),
+        ({"image_size": 1_000_000}, "image_size 1000000; .* from 8 to 1024"),
+        ({"seed": -1}, "seed -1; give a whole number of at least 0"),
+        ({"seed": 2**63}, r"seed 9\d+; .* below 2\*\*63"),
     ],
 )
 def test_impossible_harmonic_settings_are_refused(change, told):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segue import Workspace
-from segue.errors import InvalidNameError, LockedError, PeopleError
+from segue.errors import InvalidNameError, LockedError, PeopleError, UsageError
 from segue.files import held
 from segue.synthetic import write_faces
 from segue.train import HarmonicSettings, TrainSettings
@@ -124,3 +124,18 @@ def test_a_training_that_fails_leaves_no_lock(workspace, tmp_path):
     with pytest.raises(PeopleError):
         workspace.train_base("fails", tmp_path, SMALL)
     assert list((workspace.root / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_is_none_is_refused_by_everything_that_draws(workspace, seed):
+    """Nothing else of the call is looked at."""
+    calls = [
+        lambda: workspace.train_bridge("x", old="x/1", new="x/2", seed=seed),
+        lambda: workspace.retune("x/1", "x", seed=seed),
+        lambda: workspace.evaluate_compatibility("x/1", "x/2", "x", seed=seed),
+        lambda: workspace.evaluate_matrix(["x/1", "x/2"], "x", seed=seed),
+        lambda: workspace.calibrate_from_gallery("x", seed=seed),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match=f"seed {seed}; give a whole number"):
+            call()
