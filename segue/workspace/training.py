@@ -120,6 +120,8 @@ def train_harmonic(
         settings = replace(settings, separate_head=True)
     faces = read_faces(data).part("train")
     network = registry.network(start_version.version)
+    embed = partial(old_outputs, workspace, old_version, faces, old_vectors, progress)
+    given = None if old_vectors is None else embed()  # a file is held to the faces in any case
 
     def harmonic(vectors: Floats, checkpoint: Path, log: Log) -> Trained:
         return train.train_harmonic(
@@ -149,8 +151,7 @@ def train_harmonic(
     made = _without_twin(workspace, asked) if twin else None
     if made is None:
         with _own_checkpoint(workspace, asked) as checkpoint:
-            outputs = old_outputs(workspace, old_version, faces, old_vectors, progress)
-            work = partial(harmonic, outputs[DEFAULT_OUTPUT])
+            work = partial(harmonic, (given or embed())[DEFAULT_OUTPUT])
             made = _train_and_register(workspace, asked, checkpoint, work)
     if not twin:
         return made, None
