@@ -10,12 +10,14 @@ It reads a compatibility report and nothing else. GO needs every check:
 4. *realised FAR*: on both protocols and at every mixing ratio, the calibrated threshold for 1e-2
    and for 1e-3 lets through at most 1.5 times its FAR (upper bound of the interval: 2.5 times).
 
-What the data cannot measure does not pass: a GO must rest on something.
+What the data cannot measure does not pass, and neither does what is no number: a GO must rest on
+something.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,20 +89,22 @@ class GateResult:
             FormatError: it has another format.
             EvaluationError: it is damaged, or its verdict contradicts its checks.
         """
+        if not isinstance(value, dict):
+            raise EvaluationError("this is no gate's result; evaluate again")
         if value.get("format") != FORMAT:
             raise FormatError("the gate's result", str(value.get("format")), FORMAT)
         try:
             checks = tuple(
                 Check(
                     name=str(check["name"]),
-                    passed=bool(check["passed"]),
+                    passed=_verdict(check["passed"]),
                     measured=None if check["measured"] is None else float(check["measured"]),
                     wanted=float(check["wanted"]),
                     sentence=str(check["sentence"]),
                 )
                 for check in value["checks"]
             )
-            result = cls(bool(value["go"]), checks)
+            result = cls(_verdict(value["go"]), checks)
         except (KeyError, TypeError, ValueError) as error:
             raise EvaluationError(
                 f"the gate's result is damaged ({error!r}); evaluate again"
@@ -133,6 +137,17 @@ def evaluate_gate(report: CompatibilityReport, *, tax_budget: float = 0.02) -> G
     return GateResult(_passes(tuple(checks)), tuple(checks))
 
 
+def _verdict(value: Any) -> bool:
+    """Return a stored yes or no; text such as "false" is neither.
+
+    Raises:
+        TypeError: it is no boolean.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
 def _passes(checks: tuple[Check, ...]) -> bool:
     return bool(checks) and all(check.passed for check in checks)
 
@@ -148,7 +163,7 @@ def _cross(report: CompatibilityReport) -> Check:
     return Check(
         name,
         passed,
-        point.against_v1.low,
+        _number(point.against_v1.low),
         0.0,
         f"v2 compared with v1 {verdict} v1 itself at FAR {far_text(OPERATING_FAR)}: VAL "
         f"{_signed(point.against_v1)} (the interval's lower end must exceed 0)",
@@ -174,7 +189,8 @@ def _covers(rows: tuple[Row, ...]) -> bool:
     """Say whether the mixing ratios tell of the whole migration, not of its ends alone."""
     rhos = [row.rho or 0.0 for row in rows]
     gaps = [after - before for before, after in itertools.pairwise(rhos)]
-    return bool(rhos) and rhos[0] == 0 and rhos[-1] == 1 and max(gaps) <= LARGEST_GAP
+    close = all(gap <= LARGEST_GAP for gap in gaps)
+    return bool(rhos) and rhos[0] == 0 and rhos[-1] == 1 and close
 
 
 def _never_below(name: str, differences: Iterator[tuple[str, Estimate]], *, whole: bool) -> Check:
@@ -188,19 +204,21 @@ def _never_below(name: str, differences: Iterator[tuple[str, Estimate]], *, whol
             f"{name} was not measured over the whole migration; evaluate with mixing ratios from 0 "
             f"to 1, at most {LARGEST_GAP:g} apart",
         )
-    found = sorted(differences, key=lambda item: item[1].high)
+    found = sorted(differences, key=lambda item: _worst_first(item[1].high))
     if not found:
         return _unmeasurable(name, f"{name} over the mixing ratios", 0.0)
     where, worst = found[0]
-    below = [place for place, difference in found if difference.high < 0]
-    if below:
+    below = [place for place, difference in found if not difference.high >= 0]
+    if math.isnan(worst.high):
+        sentence = f"{name} falls below v1 or has no value at {len(below)} of {len(found)} points, "
+    elif below:
         sentence = f"{name} falls clearly below v1 at {len(below)} of {len(found)} points, worst "
     else:
         sentence = f"{name} is nowhere clearly below v1; least sure "
     return Check(
         name,
         not below,
-        worst.high,
+        _number(worst.high),
         0.0,
         f"{sentence}at {where}: {_signed(worst)} (the interval's upper end must not be below 0)",
     )
@@ -227,7 +245,7 @@ def _tax(report: CompatibilityReport, budget: float) -> Check:
     return Check(
         name,
         passed,
-        tax.value,
+        _number(tax.value),
         budget,
         f"v2's tax, twin less v2 in VAL at FAR {far_text(OPERATING_FAR)}, is {_signed(tax)}, "
         f"{verdict} the budget of {100 * budget:g} points",
@@ -254,12 +272,12 @@ def _realised(report: CompatibilityReport, far: float) -> Iterator[Check]:
             ((point.realised_far.high if bound else point.realised_far.value) / far, row)
             for row, point in found
         ]
-        ratio, row = max(ratios, key=lambda item: item[0])
+        ratio, row = min(ratios, key=lambda item: _worst_first(-item[0]))
         what = "the interval's upper end of the realised FAR" if bound else "the realised FAR"
         yield Check(
             name,
             ratio <= limit,
-            ratio,
+            _number(ratio),
             limit,
             f"at the calibrated threshold for FAR {far_text(far)} {what} is at worst "
             f"{ratio:.2f} times the target ({row.group}, rho {row.rho:g}); at most {limit:g} times "
@@ -276,6 +294,16 @@ def _unmeasurable(name: str, what: str, wanted: float) -> Check:
         f"{name}: {what} is not measurable with so few impostors (100 accepts from 50 pairs of "
         f"people are needed); {MORE_PEOPLE}",
     )
+
+
+def _worst_first(value: float) -> tuple[bool, float]:
+    """Order values by ascending size, and what is no number before all of them."""
+    return not math.isnan(value), value
+
+
+def _number(value: float) -> float | None:
+    """Return a value that JSON can hold; None for what is no number."""
+    return value if math.isfinite(value) else None
 
 
 def _close(one: float, other: float) -> bool:

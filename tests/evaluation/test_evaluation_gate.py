@@ -217,6 +217,40 @@ def test_a_report_without_the_gates_fars_is_refused():
         evaluate_gate(replace(report, rows=rows))
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_what_is_no_number_does_not_pass(place):
+    """Not as a difference, a tax or a realised FAR, wherever it stands; and JSON can hold it."""
+    unknown = Estimate(NAN, NAN, NAN)
+    rho = (0, 0.5, 1)[place]
+    for row, failing in (
+        (mixed("search", rho, difference=unknown), ["search VAL"]),
+        (mixed("stored", rho, rank1=unknown), ["stored rank-1"]),
+        (a_row("v2 -> v1", "cross", difference=unknown), ["cross above v1"]),
+        (mixed("search", rho, ratio=(NAN, NAN, 1)), ["realised FAR 1e-2", "realised FAR 1e-3"]),
+        (mixed("stored", rho, ratio=(1, 1, NAN)), ["bound of FAR 1e-2", "bound of FAR 1e-3"]),
+    ):
+        report = a_report(row)
+        assert failed(report) == failing
+        gate = evaluate_gate(report)
+        assert json.loads(json.dumps(gate.to_json(), allow_nan=False)) == gate.to_json()
+        assert GateResult.from_json(gate.to_json()) == gate
+    (reason,) = evaluate_gate(a_report(mixed("search", rho, rank1=unknown))).reasons()
+    assert reason.startswith(
+        "search rank-1 falls below v1 or has no value at 1 of 3 points, at rho"
+    )
+    assert failed(a_report(tax=NAN)) == ["tax within budget"]
+    assert failed(a_report(tax=0.01), tax_budget=NAN) == ["tax within budget"]
+
+
+def test_a_mixing_ratio_that_is_no_number_covers_nothing():
+    """The ratios that were measured must be known to run from 0 to 1."""
+    row = replace(mixed("search", 0.25), rho=NAN)
+    assert failed(a_report(row)) == ["search VAL", "search rank-1"]
+
+
 def test_the_result_travels_as_json():
     """What is read back equals what was written."""
     gate = evaluate_gate(a_report(tax=0.5))
@@ -232,6 +266,13 @@ def test_a_forged_or_foreign_result_is_refused():
         GateResult.from_json({**value, "go": True, "checks": []})
     with pytest.raises(EvaluationError, match="damaged"):
         GateResult.from_json({**value, "checks": [{}]})
+    for text in ("true", "false", 1):
+        with pytest.raises(EvaluationError, match="damaged"):
+            GateResult.from_json({**value, "go": text})
+        with pytest.raises(EvaluationError, match="damaged"):
+            GateResult.from_json({**value, "checks": [{**value["checks"][0], "passed": text}]})
+    with pytest.raises(EvaluationError, match="no gate's result"):
+        GateResult.from_json([value])
     with pytest.raises(FormatError):
         GateResult.from_json({**value, "format": 9})
 
