@@ -6,7 +6,7 @@ stays light.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from segue.registry.versions import Version, find_version
 from segue.types import DEFAULT_OUTPUT, utc_now
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from segue.harmonic.bridges import Bridge
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 BRIDGES = "bridges"
 """The workspace's folder of bridge files."""
+
+FIGURES = ("val", "rank1", "auc")
+"""What an edge's `measured` tells of its vectors, on people that a report or a matrix is of."""
+
+_OF_CALIBRATION = ("calibrated_on", "impostors", "people", "smallest_far")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Edge:
         calibration: from distance to false accept rate; None until measured.
         bridge: maps the probe's vector first; None where it is compared as it is.
         measured: what was measured, as JSON values: VAL by FAR, rank-1, data fingerprint.
-        report: number of the compatibility report it came from.
+        report: number of the compatibility report whose calibration it has.
         created_at: when it was saved; set by `save_edge`.
     """
 
@@ -72,7 +78,60 @@ class EdgeFields(TypedDict, total=False):
     report: int | None
 
 
-def read_edge(connection: sa.Connection, root: Path, probe: str, stored: str) -> Edge | None:
+def calibrated(
+    edge: Edge,
+    calibration: Calibration,
+    *,
+    on: str,
+    figures: Mapping[str, Any] | None = None,
+    report: int | None = None,
+) -> Edge:
+    """Return an edge with a calibration, and with `measured` telling of it and of no other.
+
+    What is known of the edge's bridge stays. With another calibration it is no longer the edge that
+    its report measured, and loses that number.
+
+    Args:
+        edge: the edge, as it is stored or new.
+        calibration: measured on this edge.
+        on: the people, such as `part calibration` or `gallery staff`.
+        figures: `FIGURES`, where they were measured too; else those of the edge stay, which are of
+            its vectors and not of its calibration.
+        report: the compatibility report that measured all of this.
+    """
+    told = calibration_figures(calibration, on)
+    if figures is None:
+        figures = {name: edge.measured[name] for name in FIGURES if name in edge.measured}
+    kept = {name: value for name, value in edge.measured.items() if name not in {*FIGURES, *told}}
+    if report is None and calibration == edge.calibration:
+        report = edge.report
+    measured = {**kept, **figures, **told}
+    return replace(edge, calibration=calibration, measured=measured, report=report)
+
+
+def calibration_figures(calibration: Calibration, on: str) -> dict[str, Any]:
+    """Return what an edge's `measured` tells of its calibration, as JSON values."""
+    values = (on, calibration.impostors, calibration.people, calibration.smallest_far)
+    return dict(zip(_OF_CALIBRATION, values, strict=True))
+
+
+def check_unchanged(connection: sa.Connection, edges: Iterable[Edge]) -> None:
+    """Tell early what `write_edge` with `since` would refuse after further work.
+
+    Raises:
+        StaleEdgeError: an edge was saved by somebody else since it was read.
+    """
+    table = edges_table.c
+    for edge in edges:
+        there = sa.and_(table.probe == edge.probe, table.stored == edge.stored)
+        found = connection.scalar(sa.select(table.created_at).where(there))
+        if (found or "") != edge.created_at:
+            raise StaleEdgeError(edge.probe, edge.stored)
+
+
+def read_edge(
+    connection: sa.Connection, root: Path, probe: str, stored: str, *, lock: bool = False
+) -> Edge | None:
     """Return the edge from `probe` to `stored`, or None where none was measured.
 
     Args:
@@ -80,18 +139,16 @@ def read_edge(connection: sa.Connection, root: Path, probe: str, stored: str) ->
         root: the workspace's folder, for the bridge file.
         probe: version id of the probes.
         stored: version id of the stored vectors.
+        lock: nobody else may replace the edge before the caller's transaction ends.
 
     Raises:
         TamperedError, MissingPathError: the bridge's file is not what was saved.
         FormatError: a newer Segue wrote the calibration or the bridge.
     """
-    row = (
-        connection.execute(
-            _joined().where(edges_table.c.probe == probe, edges_table.c.stored == stored)
-        )
-        .mappings()
-        .one_or_none()
-    )
+    query = _joined().where(edges_table.c.probe == probe, edges_table.c.stored == stored)
+    if lock:
+        query = query.with_for_update(of=edges_table)
+    row = connection.execute(query).mappings().one_or_none()
     return None if row is None else _to_edge(row, root)
 
 
@@ -241,6 +298,13 @@ def put_back(path: Path, content: bytes) -> None:
     """Write a registered file again if it is missing or not what was registered."""
     if not path.is_file() or sha256_file(path) != sha256_bytes(content):
         write_durably(path, content)
+
+
+def bridge_sha256(connection: sa.Connection, probe: str, stored: str) -> str | None:
+    """Return the hash of the bridge's file of an edge, None where it has none."""
+    query = sa.select(bridges_table.c.sha256).join(edges_table)
+    found = query.where(edges_table.c.probe == probe, edges_table.c.stored == stored)
+    return connection.scalar(found)
 
 
 def read_bridge(connection: sa.Connection, root: Path, number: int) -> Bridge:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from segue.errors import EvaluationError, UnknownNameError, UsageError
 from segue.images import read_faces
@@ -192,13 +192,14 @@ def _calibrated(
 ) -> Edge:
     """Return the edge with what was measured of it, calibrated on the calibration people."""
     from segue.harmonic.calibration import calibrate
+    from segue.registry.edges import calibrated
 
     probe = vectors[edge.probe][edge.probe_output]
     if edge.bridge is not None:
         probe = edge.bridge.apply(probe, version=edge.probe)
     stored = vectors[edge.stored][edge.stored_output]
     calibration = calibrate(probe, faces.labels, stored, faces.labels, same_images=True)
-    found: dict[str, Any] = {
+    figures = {
         "val": {
             f"{far:g}": val.value
             for far, val in zip(measured.fars, cell.val, strict=True)
@@ -206,9 +207,8 @@ def _calibrated(
         },
         "rank1": None if cell.rank1 is None else cell.rank1.value,
         "auc": cell.auc,
-        "calibrated_on": "part calibration",
     }
-    return replace(edge, calibration=calibration, measured={**edge.measured, **found})
+    return calibrated(edge, calibration, on="part calibration", figures=figures)
 
 
 def _save(workspace: Workspace, edges: Sequence[Edge]) -> None:

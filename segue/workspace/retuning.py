@@ -217,9 +217,12 @@ def _register(
     details: dict[str, Any],
     calibrating: tuple[Floats, Ints] | None,
 ) -> Version:
-    """Register the version with its bridge and its edges, calibrated where people are there."""
-    from segue.registry import Edge
-    from segue.registry.edges import write_edge
+    """Register the version with its bridge and its edges, calibrated where people are there.
+
+    Edges that are calibrated already stay as they are: a report may be of them.
+    """
+    from segue.registry import Edge, read_edge
+    from segue.registry.edges import calibrated, write_edge
     from segue.registry.retuned import edges_of, write_retuned
 
     calibrations: tuple[Calibration, Calibration] | None = None
@@ -241,15 +244,18 @@ def _register(
                 (back, calibrations[1]),
             ]
             for edge, calibration in edges:
-                measured = {
-                    "calibrated_on": f"part {CALIBRATED_ON}",
-                    "impostors": calibration.impostors,
-                    "people": calibration.people,
-                    "smallest_far": calibration.smallest_far,
-                }
-                write_edge(
-                    connection,
-                    workspace.root,
-                    replace(edge, calibration=calibration, measured=measured),
-                )
+                root = workspace.root
+                there = read_edge(connection, root, edge.probe, edge.stored, lock=True)
+                if there is None or (there.calibration is None and _alike(there, edge)):
+                    made = calibrated(edge, calibration, on=f"part {CALIBRATED_ON}")
+                    write_edge(connection, root, made)
     return workspace.registry.resolve(version)
+
+
+def _alike(one: Edge, other: Edge) -> bool:
+    """Tell whether two edges of one pair compare the same outputs, through the same map."""
+    marks = [
+        (edge.probe_output, edge.stored_output, edge.bridge and edge.bridge.to_bytes())
+        for edge in (one, other)
+    ]
+    return marks[0] == marks[1]

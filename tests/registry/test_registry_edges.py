@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from segue.errors import (
 )
 from segue.harmonic import Calibration, fit_bridge
 from segue.registry import Edge, read_edge
-from segue.registry.edges import write_edge
+from segue.registry.edges import calibrated, calibration_figures, write_edge
 
 
 @pytest.fixture(scope="module")
@@ -226,37 +226,23 @@ def test_a_calibration_of_a_newer_segue_is_refused(register, registry, database,
         registry.edge("faces/1", "faces/1")
 
 
-def test_reports_are_kept_with_their_gate(register, registry, root):
-    """The newest report of a pair is found with its folder, gate and unchanged content."""
-    register()
-    register(which=1)
-    assert registry.report("faces/1", "faces/2") is None
-    for go in (False, True):
-        folder = root / "reports" / str(go)
-        folder.mkdir(parents=True)
-        (folder / "report.json").write_text(json.dumps({"go": go}))
-        registry.save_report("faces/1", "faces/2", folder, {"go": go, "checks": []})
-    stored = registry.report("faces/1", "faces/2")
-    assert (stored.report, stored.go, stored.path) == (2, True, folder)
-    assert stored.read() == {"go": True}
-    (folder / "report.json").write_text("{}")
-    with pytest.raises(TamperedError):
-        stored.read()
-    assert [x.details["go"] for x in registry.ledger("faces/2 -> faces/1")] == [False, True]
-
-
-def test_a_report_outside_the_workspace_or_without_a_file_is_refused(
-    register, registry, root, tmp_path
-):
-    """Reports move with their workspace, so they lie inside it; and a gate says go or no-go."""
-    register()
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    with pytest.raises(MissingPathError):
-        registry.save_report("faces/1", "faces/1", folder, {"go": True})
-    (folder / "report.json").write_text("{}")
-    with pytest.raises(UsageError, match="outside"):
-        registry.save_report("faces/1", "faces/1", folder, {"go": True})
-    (root / "report.json").write_text("{}")
-    with pytest.raises(UsageError, match="go"):
-        registry.save_report("faces/1", "faces/1", root, {"go": "yes"})
+def test_measured_tells_of_the_calibration_that_an_edge_has(calibration):
+    """With a new calibration all that was told of the one before is gone, and so is its report."""
+    other = Calibration.fit(np.random.default_rng(4).beta(8, 3, 900), people_pairs=90, people=9)
+    first = calibrated(Edge("faces/1", "faces/1"), calibration, on="gallery staff")
+    assert first.measured == calibration_figures(calibration, "gallery staff")
+    assert first.measured["people"] == 40
+    bridge, figures = {"kind": "ridge"}, {"val": {"0.01": 0.5}, "rank1": 0.4, "auc": 0.9}
+    known = replace(first, measured={**first.measured, "bridge": bridge})
+    second = calibrated(known, other, on="part calibration", figures=figures, report=7)
+    told = {"bridge": bridge, **calibration_figures(other, "part calibration")}
+    assert second.measured == {**told, **figures}
+    assert (second.calibration, second.report) == (other, 7)
+    assert calibrated(second, other, on="part calibration") == second
+    assert calibrated(second, calibration, on="gallery staff").report is None
+    few = calibrated(second, calibration, on="gallery staff", figures={"rank1": 0.1})
+    assert few.measured == {
+        "bridge": bridge, "rank1": 0.1, **calibration_figures(calibration, "gallery staff")
+    }  # fmt: skip
+    again = calibrated(second, calibration, on="gallery staff")
+    assert {name: again.measured[name] for name in figures} == figures

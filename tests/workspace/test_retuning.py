@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,30 @@ def test_its_edges_are_calibrated_at_once(workspace):
     assert (back.probe_output, back.stored_output) == ("base", "embedding")
     assert through.calibration.to_json() == own.calibration.to_json()
     assert all(edge.calibration for edge in (through, own, back))
+
+
+def test_retuning_again_leaves_edges_as_they_are(workspace, faces, tmp_path):
+    """They may be a report's; what was never calibrated is, once there are people for it."""
+    edge = workspace.registry.edge(NAME, NAME)
+    workspace.registry.save_edge(None, replace(edge, measured={"kept": True}))
+
+    def saved():
+        return [(e.label, e.created_at, e.measured) for e in workspace.registry.edges()]
+
+    before = saved()
+    assert workspace.retune("faces/1", faces).version.version == NAME
+    assert saved() == before
+    listed = (faces / "people.csv").read_text(encoding="utf-8")
+    (tmp_path / "images").symlink_to(faces / "images")
+    (tmp_path / "people.csv").write_text(listed.replace(",calibration,", ",test,"))
+    first = workspace.retune("faces/1", tmp_path, seed=3)
+    name = first.version.version
+    assert not first.calibrated
+    assert workspace.registry.edge("faces/1", name).calibration is None
+    assert workspace.retune("faces/1", faces, seed=3).version.version == name
+    for pair in (("faces/1", name), (name, name), (name, "faces/1")):
+        found = workspace.registry.edge(*pair)
+        assert found.measured["people"] == found.calibration.people
 
 
 def test_an_upgrade_from_it_is_compared_with_the_retuned_version(workspace, faces):
