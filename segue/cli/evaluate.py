@@ -100,21 +100,27 @@ def compatibility(
         "report": result.report.to_json(),
         "gate": result.gate.to_json(),
         "folder": str(result.folder),
+        "left_out": list(result.left_out),
         "unseen": result.unseen.to_json(),
     }
-    emit(
-        value,
-        as_json,
-        lambda: "\n".join(
-            [
-                summarise(result.report),
-                result.unseen.sentence(),
-                "",
-                *gate_lines(result.gate),
-                f"report {result.folder / 'report.md'}, pictures beside it",
-            ]
-        ),
+    lines = [
+        summarise(result.report),
+        result.unseen.sentence(),
+        "",
+        *gate_lines(result.gate),
+        f"report {result.folder / 'report.md'}, pictures beside it",
+        *_left_out(result.left_out),
+    ]
+    emit(value, as_json, lambda: "\n".join(lines))
+
+
+def _left_out(edges: tuple[str, ...]) -> list[str]:
+    """Say which edges were measured and not stored, if any."""
+    told = (
+        f"edges left out: {', '.join(edges)}; nothing put these versions into one space "
+        "(`segue train harmonic` or `segue train bridge` does)"
     )
+    return [told] if edges else []
 
 
 @evaluate.command()
@@ -160,11 +166,7 @@ def matrix(
     lines.append(f"report {result.folder / 'matrix.md'}")
     if result.saved:
         lines.append(f"edges stored: {', '.join(result.saved)}")
-    if result.left_out:
-        lines.append(
-            f"edges left out: {', '.join(result.left_out)}; nothing put these versions into one "
-            "space (`segue train harmonic` or `segue train bridge` does)"
-        )
+    lines += _left_out(result.left_out)
     value = {
         "matrix": result.matrix.to_json(),
         "folder": str(result.folder),
@@ -235,32 +237,32 @@ def _calibrated_text(value: dict[str, Any]) -> str:
 @click.pass_context
 def gate(context: click.Context, old: str, new: str, as_json: bool) -> None:
     """Tell whether an upgrade may serve mixed; exit 5 on NO-GO."""
-    from segue.evaluation.gate import GateResult
     from segue.evaluation.report import gate_lines
 
-    registry = open_workspace(context).registry
-    old_version, new_version = registry.resolve(old).version, registry.resolve(new).version
-    if old_version == new_version:
-        raise UsageError(f"--old and --new are the same version, {old_version}; name two versions")
-    stored = registry.report(old_version, new_version)
-    if stored is None:
+    found = open_workspace(context).registry.gate_of(old, new)
+    if found.old == found.new:
+        raise UsageError(f"--old and --new are the same version, {found.old}; name two versions")
+    ends = f"--old {old} --new {new}"
+    measure = f"`segue evaluate compatibility {ends} --data DIR`"
+    if found.report is None or found.result is None:
         raise GateError(
-            [f"{old_version} -> {new_version} was never measured"],
-            f"Measure it: `segue evaluate compatibility --old {old} --new {new} --data DIR`",
+            [f"{found.old} -> {found.new} was never measured"], f"Measure it: {measure}"
         )
-    checks = stored.gate["checks"]
-    go = bool(stored.gate["go"])
-    emit(
-        {"go": go, "checks": checks, "report": str(stored.path)},
-        as_json,
-        lambda: "\n".join(
-            [*gate_lines(GateResult.from_json(stored.gate)), f"report {stored.path}"]
-        ),
-    )
-    if not go:
-        failed = [c["name"] for c in checks if not c["passed"]]
+    report, result = found.report, found.result
+    value = {
+        "go": result.go,
+        "checks": result.to_json()["checks"],
+        "report": str(report.path),
+        "number": report.report,
+        "reports": found.reports,
+    }
+    which = f"report {report.path}, the newest of {found.reports} of these versions"
+    emit(value, as_json, lambda: "\n".join([*gate_lines(result), which]))
+    if found.stale:
+        raise GateError(found.stale, "Until then a gallery may only be upgraded blue-green")
+    if not found.go:
         raise GateError(
-            failed,
+            [check.name for check in result.checks if not check.passed],
             f"Take the blue-green road: `segue migrate start GALLERY --to {new} "
             "--strategy blue-green`; or override it: `--strategy mixed --force REASON` there",
         )

@@ -69,7 +69,9 @@ def plan(
 
 
 def _describe(made: Plan, out: Path | None) -> str:
-    gate = "never measured" if made.gate is None else ("GO" if made.gate["go"] else "NO-GO")
+    gate = "never measured" if made.gate is None else "GO" if made.go else "NO-GO"
+    if gate == "NO-GO":
+        gate += f"; `segue gate --old {made.source} --new {made.target}` says why"
     lines = [
         f"{made.gallery}: {made.source} -> {made.target}, {made.strategy}",
         f"gate        {gate}",

@@ -15,6 +15,7 @@ from segue.evaluation.matrix_report import render_matrix, write_matrix
 from segue.evaluation.report import render_markdown, write_report
 from segue.evaluation.results import CompatibilityReport, Row
 from segue.evaluation.roc import ValAtFar, auc, roc_curve, val_at_far
+from segue.evaluation.subject import Named, Subject, SubjectEdge
 from segue.evaluation.upgrade import Figure, UpgradeFigures, measure_upgrade
 from segue.evaluation.verification import Verification, read_pairs, verify
 
@@ -26,7 +27,10 @@ __all__ = [
     "Figure",
     "GateResult",
     "MatrixCell",
+    "Named",
     "Row",
+    "Subject",
+    "SubjectEdge",
     "UpgradeFigures",
     "ValAtFar",
     "Verification",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segue.evaluation.bootstrap import Estimate
     from segue.evaluation.gate import GateResult
     from segue.evaluation.results import CompatibilityReport
+    from segue.evaluation.subject import Subject
 
 __all__ = ["gate_lines", "render_markdown", "summarise", "write_report"]
 
@@ -30,6 +31,7 @@ def write_report(
     title: str = TITLE,
     note: str = "",
     remark: str = "",
+    subject: Subject | None = None,
 ) -> tuple[Path, ...]:
     """Write report.json, report.md and their pictures into `folder`; return the paths.
 
@@ -37,7 +39,7 @@ def write_report(
     backfill.png.
 
     `report.json` is the report's own JSON, which `CompatibilityReport.from_json` reads, with the
-    gate's under `gate`. No file holds a name, an item id or a vector.
+    gate's under `gate`, and what it is of. No file holds a name, an item id or a vector.
 
     Args:
         folder: made if missing; files of these names are replaced.
@@ -47,9 +49,10 @@ def write_report(
         note: shown under it, such as what faces were measured, and that they are synthetic.
             Pictures have room for some 250 letters of it.
         remark: what else is to be said, in report.md and report.json alone.
+        subject: the versions and faces that it is of; without it a registry does not keep it.
     """
     told = {"title": title, "note": note, "remark": remark, "gate": gate.to_json()}
-    value = {**report.to_json(), **told}
+    value = {**report.to_json(), **told, **({} if subject is None else subject.to_json())}
     contents = {
         "report.json": json.dumps(value, indent=1, allow_nan=False).encode(),
         "report.md": render_markdown(report, gate, title=title, note=note, remark=remark).encode(),

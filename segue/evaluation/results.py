@@ -321,18 +321,35 @@ class CompatibilityReport:
             rows=tuple(Row.from_json(row) for row in value["rows"]),
             gains=tuple(Gain.from_json(gain) for gain in value["gains"]),
             backfill=tuple(Backfill.from_json(area) for area in value["backfill"]),
-            calibrations={
-                (str(edge["probe"]), str(edge["stored"])): Calibration.from_json(
-                    edge["calibration"]
-                )
-                for edge in value["calibrations"]
-            },
+            calibrations=_calibrations(value),
             orders=tuple(OrderCurve.from_json(each) for each in value.get("orders", ())),
             open_set=tuple(OpenSet.from_json(each) for each in value.get("open_set", ())),
             distributions=tuple(
                 Distribution.from_json(each) for each in value.get("distributions", ())
             ),
         )
+
+
+def calibrations_of(value: Mapping[str, Any]) -> dict[tuple[str, str], Calibration]:
+    """Return the calibrations that `report.json` holds, by (probe role, stored role).
+
+    Raises:
+        FormatError: a newer Segue wrote them.
+        EvaluationError: they are damaged.
+    """
+    try:
+        return _calibrations(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvaluationError(
+            f"the calibrations of the compatibility report are damaged ({error!r}); measure again"
+        ) from error
+
+
+def _calibrations(value: Mapping[str, Any]) -> dict[tuple[str, str], Calibration]:
+    return {
+        (str(edge["probe"]), str(edge["stored"])): Calibration.from_json(edge["calibration"])
+        for edge in value["calibrations"]
+    }
 
 
 def mixed_name(group: str, rho: float, *, calibrated: bool) -> str:

@@ -46,8 +46,8 @@ class Plan:
         bridge: a fitted bridge source -> target that could map the vectors of those, if any.
         bytes: payload of the vectors to be written, in bytes.
         seconds: estimated embedding time, None where nothing was measured.
-        gate: the gate of the newest report of this pair as JSON, None where there is no report.
-        report: that report's number.
+        gate: what the gate says of this pair as JSON (`Gate`), None where there is no report.
+        report: the number of the report that it rests on.
         fingerprints: version id -> fingerprint, of both versions.
         edges: `"PROBE -> STORED"` -> when it was measured, for the calibrated edges of the pair.
         serving: the version that served when the plan was made.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from segue import database as tables
-from segue.errors import UnmeasuredEdgeError, UsageError
+from segue.errors import UsageError
 from segue.index.reembed import source_path
 from segue.migrations.plan import BLUE_GREEN, MIXED, Plan, check_choices, edge_name
 from segue.migrations.serving import VECTORS_ONLY
+from segue.registry import read_edge
 from segue.types import utc_now
 
 if TYPE_CHECKING:
@@ -55,10 +57,11 @@ def make_plan(
     new, old = registry.resolve(target), registry.resolve(gallery.serving)
     if new.version == old.version:
         raise UsageError(f"gallery {gallery.name!r} is served by {new.version} already")
-    edges = measured_edges(registry, (old.version, new.version))
-    report = registry.report(old.version, new.version)
+    with database.read() as connection:
+        edges = measured_edges(connection, registry, (old.version, new.version))
+        gate = registry.gate_of(old.version, new.version, connection=connection)
     wanted = {edge_name(new.version, stored) for stored in (old.version, new.version)}
-    go = report is not None and report.go and wanted <= edges.keys()
+    go = gate.go and wanted <= edges.keys()
     _check_mappable(registry, gallery, new)
     to_migrate = gallery.count_pending(new.version)
     waiting = gallery.pending(new.version, order="oldest", limit=to_migrate) if look else []
@@ -77,8 +80,8 @@ def make_plan(
         bridge=_fitted_bridge(database, old.version, new.version),
         bytes=to_migrate * width * (1 if gallery.codec == "int8" else 4),
         seconds=_estimate(gallery, waiting, embedder, clock),
-        gate=None if report is None else report.gate,
-        report=None if report is None else report.report,
+        gate=gate.to_json(),
+        report=None if gate.report is None else gate.report.report,
         fingerprints={version.version: version.fingerprint for version in (old, new)},
         edges=edges,
         serving=gallery.serving,
@@ -86,17 +89,32 @@ def make_plan(
     )
 
 
-def measured_edges(registry: Registry, versions: tuple[str, str]) -> dict[str, str]:
-    """Return which edges among two versions were measured and calibrated, and when."""
+def measured_edges(
+    connection: sa.Connection, registry: Registry, versions: tuple[str, str], *, lock: bool = False
+) -> dict[str, str]:
+    """Return which edges among two versions were measured and calibrated, and when.
+
+    With `lock` they stay as they are until the caller's transaction ends.
+    """
     found = {}
     for probe, stored in product(versions, versions):
-        try:
-            edge = registry.edge(probe, stored)
-        except UnmeasuredEdgeError:
-            continue
-        if edge.calibration is not None:
+        edge = read_edge(connection, registry.root, probe, stored, lock=lock)
+        if edge is not None and edge.calibration is not None:
             found[edge_name(probe, stored)] = edge.created_at
     return found
+
+
+def as_it_is_now(plan: Plan, connection: sa.Connection, registry: Registry) -> Plan:
+    """Return a plan with the edges and the gate of now; no edge changes in this transaction."""
+    pair = plan.source, plan.target
+    edges = measured_edges(connection, registry, pair, lock=True)
+    gate = registry.gate_of(*pair, connection=connection)
+    return replace(
+        plan,
+        edges=edges,
+        gate=gate.to_json(),
+        report=None if gate.report is None else gate.report.report,
+    )
 
 
 def _fitted_bridge(database: Database, source: str, target: str) -> int | None:

@@ -11,6 +11,7 @@ from segue.registry.curves import far_step
 from segue.registry.edge_rows import EdgeRow
 from segue.registry.edges import Edge, read_edge, read_edges
 from segue.registry.embedder import RegistryEmbedder
+from segue.registry.gates import Gate
 from segue.registry.ledger import LedgerEntry, record
 from segue.registry.registry import Registry
 from segue.registry.reports import StoredReport
@@ -23,6 +24,7 @@ __all__ = [
     "SERVING",
     "Edge",
     "EdgeRow",
+    "Gate",
     "LedgerEntry",
     "Registry",
     "RegistryEmbedder",

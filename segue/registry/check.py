@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from segue.database import bridges as bridges_table
 from segue.database import edges as edges_table
-from segue.database import reports as reports_table
-from segue.errors import MissingPathError, TamperedError
-from segue.files import read_checked
+from segue.errors import MissingPathError, SegueError, TamperedError
 from segue.harmonic.bridges import RETUNING
 from segue.registry.edge_rows import bridge_damage, calibration_damage
-from segue.registry.reports import REPORT
+from segue.registry.reports import REPORT, StoredReport, read_reports
 from segue.registry.versions import Version, list_versions
 
 if TYPE_CHECKING:
@@ -74,29 +71,27 @@ def _check_calibrations(connection: sa.Connection) -> Iterator[str]:
 
 
 def _check_reports(connection: sa.Connection, root: Path) -> Iterator[str]:
-    table = reports_table.c
-    query = sa.select(table.report, table.old, table.new, table.path, table.sha256, table.gate)
-    for row in connection.execute(query.order_by(table.report)):
-        wrong = _report_damage(root / row.path / REPORT, row.sha256)
-        if not wrong and not (isinstance(row.gate, dict) and isinstance(row.gate.get("go"), bool)):
-            wrong = "its gate says neither GO nor NO-GO"
+    for report in read_reports(connection, root):
+        wrong = _report_damage(report)
         if wrong:
             yield (
-                f"report {row.report}, {row.new} against {row.old}: {wrong}; restore it from a "
-                "backup (`segue restore`), or measure again with `segue evaluate compatibility "
-                f"--old {row.old} --new {row.new}`"
+                f"report {report.report}, {report.new} against {report.old}: {wrong}; restore it "
+                "from a backup (`segue restore`), or measure again with `segue evaluate "
+                f"compatibility --old {report.old} --new {report.new}`"
             )
 
 
-def _report_damage(file: Path, sha256: str) -> str:
+def _report_damage(report: StoredReport) -> str:
+    """Return what is wrong with a report's file or its gate, empty where nothing is."""
+    file = report.path / REPORT
     try:
-        json.loads(read_checked(file, sha256))
+        report.verdict()
     except MissingPathError:
         return f"its file {file} is missing"
     except TamperedError:
         return f"its file {file} is not what was saved"
     except OSError as error:
         return f"its file {file} cannot be read ({error.strerror})"
-    except ValueError:
-        return f"its file {file} is no JSON"
+    except SegueError as error:
+        return str(error)
     return ""

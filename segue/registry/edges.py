@@ -32,8 +32,6 @@ BRIDGES = "bridges"
 FIGURES = ("val", "rank1", "auc")
 """What an edge's `measured` tells of its vectors, on people that a report or a matrix is of."""
 
-_OF_CALIBRATION = ("calibrated_on", "impostors", "people", "smallest_far")
-
 
 @dataclass(frozen=True)
 class Edge:
@@ -83,6 +81,7 @@ def calibrated(
     calibration: Calibration,
     *,
     on: str,
+    unseen: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
     report: int | None = None,
 ) -> Edge:
@@ -95,11 +94,13 @@ def calibrated(
         edge: the edge, as it is stored or new.
         calibration: measured on this edge.
         on: the people, such as `part calibration` or `gallery staff`.
+        unseen: what is known of whether anybody learned from them, as JSON values; None where
+            nobody asked.
         figures: `FIGURES`, where they were measured too; else those of the edge stay, which are of
             its vectors and not of its calibration.
         report: the compatibility report that measured all of this.
     """
-    told = calibration_figures(calibration, on)
+    told = calibration_figures(calibration, on, unseen)
     if figures is None:
         figures = {name: edge.measured[name] for name in FIGURES if name in edge.measured}
     kept = {name: value for name, value in edge.measured.items() if name not in {*FIGURES, *told}}
@@ -109,10 +110,17 @@ def calibrated(
     return replace(edge, calibration=calibration, measured=measured, report=report)
 
 
-def calibration_figures(calibration: Calibration, on: str) -> dict[str, Any]:
+def calibration_figures(
+    calibration: Calibration, on: str, unseen: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what an edge's `measured` tells of its calibration, as JSON values."""
-    values = (on, calibration.impostors, calibration.people, calibration.smallest_far)
-    return dict(zip(_OF_CALIBRATION, values, strict=True))
+    return {
+        "calibrated_on": on,
+        "impostors": calibration.impostors,
+        "people": calibration.people,
+        "smallest_far": calibration.smallest_far,
+        "unseen": None if unseen is None else dict(unseen),
+    }
 
 
 def check_unchanged(connection: sa.Connection, edges: Iterable[Edge]) -> None:

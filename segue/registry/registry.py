@@ -17,7 +17,7 @@ from segue.errors import (
     UsageError,
 )
 from segue.files import read_checked
-from segue.registry import aliases, edges, registering, reports
+from segue.registry import aliases, edges, gates, registering, reports
 from segue.registry.check import check_records
 from segue.registry.edge_rows import EdgeRow, read_edge_rows
 from segue.registry.edges import Edge
@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from segue.database import Database
+    from segue.evaluation.gate import GateResult
     from segue.harmonic.bridges import Bridge
     from segue.networks import EmbeddingNetwork
     from segue.registry.edges import EdgeFields
     from segue.registry.embedder import RegistryEmbedder
+    from segue.registry.gates import Gate
     from segue.registry.reports import StoredReport
     from segue.types import Preprocessing
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     EdgeRows: TypeAlias = list[EdgeRow]
     Sentences: TypeAlias = list[str]
     Entries: TypeAlias = list[LedgerEntry]
+    Reports: TypeAlias = list[StoredReport]
 
 _log = logging.getLogger(__name__)
 
@@ -493,17 +496,21 @@ class Registry:
         old: str,
         new: str,
         folder: Path,
-        gate: Mapping[str, Any],
+        gate: GateResult,
         *,
         connection: Connection | None = None,
         actor: str | None = None,
     ) -> int:
         """Keep a compatibility report whose files are in `folder`, and return its number.
 
+        `segue.evaluation.write_report` writes them, with the report's `Subject`.
+
         Raises:
             UnknownVersionError: `old` or `new` is not registered.
-            UsageError: the folder is outside the workspace.
+            UsageError: the folder is outside the workspace, or its report.json is of other versions
+                or holds another gate's result.
             MissingPathError: it holds no report.json.
+            RegistryError, EvaluationError: report.json is damaged, or the gate contradicts itself.
         """
         if connection is not None:
             return reports.write_report(
@@ -521,3 +528,24 @@ class Registry:
         with self.database.read() as connection:
             ids = [find_version(connection, x).version for x in (old, new)]
             return reports.read_report(connection, self.root, ids[0], ids[1])
+
+    def reports(self) -> Reports:
+        """Return every compatibility report, the oldest first."""
+        with self.database.read() as connection:
+            return reports.read_reports(connection, self.root)
+
+    def gate_of(self, old: str, new: str, *, connection: Connection | None = None) -> Gate:
+        """Return what the gate says now of `new` in place of `old`.
+
+        GO rests on the newest report of the two, and on edges that are stored as it measured them:
+        with the same calibrations and bridges. Whoever acts on it in a transaction gives its
+        `connection`.
+
+        Raises:
+            UnknownVersionError: one of them is not registered.
+        """
+        if connection is None:
+            with self.database.read() as own:
+                return self.gate_of(old, new, connection=own)
+        ids = [find_version(connection, x).version for x in (old, new)]
+        return gates.read_gate(connection, self.root, ids[0], ids[1])

@@ -1,13 +1,13 @@
 """The public face of Segue: what a command does that needs several rooms.
 
-`Workspace` opens a folder with its database, models and galleries; `training`, `measuring` and
-`enrolling` hold what its methods do.
+`Workspace` opens a folder with its database, models and galleries; `training`, `measuring`,
+`compatibility` and `enrolling` hold what its methods do.
 """
 
 from __future__ import annotations
 
+from segue.workspace.compatibility import Compatibility
 from segue.workspace.core import Workspace
 from segue.workspace.matrix import Matrix
-from segue.workspace.measuring import Compatibility
 
 __all__ = ["Compatibility", "Matrix", "Workspace"]

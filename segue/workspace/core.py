@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from segue.train import HarmonicSettings, TrainSettings
     from segue.types import Progress
     from segue.workspace.bridging import TrainedBridge
+    from segue.workspace.compatibility import Compatibility
     from segue.workspace.matrix import Matrix
-    from segue.workspace.measuring import Compatibility
     from segue.workspace.retuning import Retuned
 
 from segue.types import check_seed, no_progress
@@ -261,10 +261,10 @@ class Workspace:
             UsageError: people whom a version, its twin or a bridge learned from; of versions that
                 keep no marks of their people the report says that it is not known.
         """
-        from segue.workspace import measuring
+        from segue.workspace import compatibility
 
         check_seed(seed)
-        return measuring.compatibility(
+        return compatibility.compatibility(
             self,
             old,
             new,

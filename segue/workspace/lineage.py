@@ -64,6 +64,19 @@ def in_one_space(
     return _space(registry, probe, outputs[0]) == _space(registry, stored, outputs[1])
 
 
+def may_share_space(
+    registry: Registry, probe: Version, stored: Version, outputs: tuple[str, str]
+) -> bool:
+    """Tell whether outputs lie in one space, as far as anybody knows.
+
+    Of vectors without a model nobody knows whose they are: they may be those that the other version
+    was trained for.
+    """
+    kinds = probe.kind, stored.kind
+    trained = any("old" in version.details for version in (probe, stored))
+    return (_VECTORS_ONLY in kinds and trained) or in_one_space(registry, probe, stored, outputs)
+
+
 def _joined(registry: Registry, probe: Version, stored: Version) -> tuple[str, str] | None:
     """Return the output that was trained for the other version, and the other's own output."""
     for first, second in ((_tied(probe), DEFAULT_OUTPUT), (DEFAULT_OUTPUT, _tied(stored))):

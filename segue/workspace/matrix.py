@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segue.errors import EvaluationError, UnknownNameError, UsageError
 from segue.images import read_faces
@@ -100,7 +100,11 @@ def matrix(
         kept, left_out = _related(workspace, versions, edges, measured)
         calibrating = everyone.part("calibration").at_most(IMAGES_PER_PERSON, seed)
         there = {name: embed_faces(workspace, name, calibrating, progress) for name in names}
-        saved = [_calibrated(edge, there, calibrating, cell, measured) for edge, cell in kept]
+        asked = unseen.to_json()
+        saved = [
+            _calibrated(edge, there, calibrating, cell, measured, unseen=asked)
+            for edge, cell in kept
+        ]
     folder = new_folder(workspace.root / "reports", "matrix")
     try:
         write_matrix(folder, measured, title=f"Matrix of {', '.join(names)}", note=note)
@@ -189,6 +193,8 @@ def _calibrated(
     faces: FaceList,
     cell: MatrixCell,
     measured: VersionMatrix,
+    *,
+    unseen: dict[str, Any],
 ) -> Edge:
     """Return the edge with what was measured of it, calibrated on the calibration people."""
     from segue.harmonic.calibration import calibrate
@@ -208,7 +214,7 @@ def _calibrated(
         "rank1": None if cell.rank1 is None else cell.rank1.value,
         "auc": cell.auc,
     }
-    return calibrated(edge, calibration, on="part calibration", figures=figures)
+    return calibrated(edge, calibration, on="part calibration", unseen=unseen, figures=figures)
 
 
 def _save(workspace: Workspace, edges: Sequence[Edge]) -> None:

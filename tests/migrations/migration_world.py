@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 
 from segue import database as tables
 from segue.database import Database
+from segue.errors import UnmeasuredEdgeError
+from segue.evaluation import Check, GateResult, Named, Subject, SubjectEdge
 from segue.harmonic.calibration import Calibration
 from segue.index import Gallery, NewItem, Probe
 from segue.migrations import Clock, Migration
@@ -20,11 +23,8 @@ from segue.types import utc_now
 
 SIZE, WIDTH = (8, 8), 12  # of the images; of the vectors
 OLD, NEW = "faces/1", "faces/2"
-GO = {"go": True, "checks": []}
-NO_GO = {
-    "go": False,
-    "checks": [{"name": "tax", "passed": False, "sentence": "the tax is above its budget"}],
-}
+GO = GateResult(True, (Check("tax", True, 0.01, 0.02, "the tax is within its budget"),))
+NO_GO = GateResult(False, (Check("tax", False, 0.03, 0.02, "the tax is above its budget"),))
 
 
 class FakeEmbedder:
@@ -131,10 +131,37 @@ class World:
             self.registry.save_edge(probe=probe, stored=stored, calibration=CALIBRATION)
 
     def report(self, gate):
+        """Keep a report of the upgrade that measured the edges as they are stored now."""
+        edges = [edge for edge in map(self._edge, product((OLD, NEW), repeat=2)) if edge]
+        roles = {OLD: "v1", NEW: "v2"}
+        old, new = (Named(version, f"print of {version}") for version in (OLD, NEW))
+        kept = tuple(SubjectEdge(e.probe, e.stored, e.probe_output, e.stored_output) for e in edges)
+        value = {
+            "gate": gate.to_json(),
+            "calibrations": [
+                {
+                    "probe": roles[edge.probe],
+                    "stored": roles[edge.stored],
+                    "calibration": edge.calibration.to_json(),
+                }
+                for edge in edges
+            ],
+            **Subject(old, new, new, "faces", "others", kept).to_json(),
+        }
         folder = self.root / "reports" / str(np.random.default_rng().integers(1 << 40))
         folder.mkdir(parents=True)
-        (folder / "report.json").write_text("{}")
-        return self.registry.save_report(OLD, NEW, folder, gate)
+        (folder / "report.json").write_text(json.dumps(value))
+        with self.database.write() as connection:
+            number = self.registry.save_report(OLD, NEW, folder, gate, connection=connection)
+            for edge in edges:
+                self.registry.save_edge(connection, replace(edge, report=number))
+        return number
+
+    def _edge(self, pair):
+        try:
+            return self.registry.edge(*pair)
+        except UnmeasuredEdgeError:
+            return None
 
     def draw(self, count):
         """Draw `count` further images and return them as items."""

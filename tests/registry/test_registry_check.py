@@ -10,6 +10,7 @@ import pytest
 
 from segue import database as tables
 from segue.errors import MissingPathError, UnknownVersionError
+from segue.evaluation import Check, GateResult, Named, Subject
 from segue.harmonic import Calibration, fit_bridge
 from segue.harmonic.bridges import fit_retuning
 from segue.registry import Edge
@@ -37,8 +38,12 @@ def filled(register, registry, root):
     registry.save_edge(None, Edge("faces/1", "faces/1", calibration=calibration))
     folder = root / "reports" / "1"
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps({"rows": []}))
-    registry.save_report("faces/1", "faces/2", folder, {"go": True, "checks": []})
+    gate = GateResult(True, (Check("tax", True, 0.0, 0.02, "the tax is within its budget"),))
+    old, new = (Named(version.version, version.fingerprint) for version in (source, target))
+    subject = Subject(old, new, new, "faces", "others", ())
+    value = {"rows": [], "gate": gate.to_json(), **subject.to_json()}
+    (folder / "report.json").write_text(json.dumps(value))
+    registry.save_report("faces/1", "faces/2", folder, gate)
     registry.register_retuned(retuning(source))
     assert target.version == "faces/2"
     return registry
@@ -177,7 +182,7 @@ def test_a_report_without_a_gate_is_named(filled, database):
     """What decides an upgrade is looked at too."""
     with database.write() as connection:
         connection.execute(tables.reports.update().values(gate=[]))
-    assert "neither GO nor NO-GO" in filled.check()[0]
+    assert "the gate's result of report 1 is not the one in" in filled.check()[0]
 
 
 def test_an_edge_is_still_refused_where_its_bridge_is_gone(filled, root):

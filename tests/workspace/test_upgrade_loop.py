@@ -12,6 +12,7 @@ from segue.images import read_faces
 from segue.index import Probe, Threshold
 from segue.synthetic import write_faces
 from segue.train import HarmonicSettings, TrainSettings
+from segue.workspace.compatibility import find_twin
 
 SMALL = TrainSettings(width=4, image_size=32, steps=6, threads=1, dimension=16)
 FURTHER = HarmonicSettings(image_size=32, head_steps=3, steps=3, threads=1)
@@ -208,11 +209,11 @@ def test_a_report_is_never_of_people_that_were_trained_or_calibrated_on(upgraded
 
 
 def test_calibrating_again_keeps_what_else_is_known_of_an_edge(upgraded, faces):
-    """The report and its figures stay; a gallery's pairs never replace calibration people."""
+    """Its outputs and figures stay; a gallery's pairs never replace calibration people."""
     before = upgraded.registry.edge("faces/3", "faces/1")
     upgraded.calibrate("faces/3", faces, stored="faces/1")
     after = upgraded.registry.edge("faces/3", "faces/1")
-    assert after.report == before.report
+    assert (after.probe_output, after.stored_output) == (before.probe_output, before.stored_output)
     assert after.measured["val"] == before.measured["val"]
     assert after.calibration is not None
     _gallery(upgraded, "worse", faces, ["drawn0001", "drawn0005"])
@@ -276,6 +277,18 @@ def test_a_demo_replaces_only_what_a_demo_made(tmp_path):
     with pytest.raises(UsageError, match="no demo made"):
         _fresh_workspace(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_the_tax_is_measured_against_a_twin_that_took_the_same_steps(upgraded, faces):
+    """Another model in the twin's place, which a worse one would flatter, is refused."""
+    made = upgraded.registry.resolve("faces/3")
+    for named in (None, "faces-twin/1"):
+        assert find_twin(upgraded, made, named).version == "faces-twin/1"
+    for other in ("faces/1", "faces/2", "faces/3"):
+        with pytest.raises(UsageError, match=f"{other} is no twin of faces/3"):
+            upgraded.evaluate_compatibility("faces/1", "faces/3", faces, twin=other)
+    independent = upgraded.registry.resolve("faces/2")
+    assert find_twin(upgraded, independent).version == "faces/2"
 
 
 def test_a_report_that_cannot_be_logged_leaves_nothing(upgraded, faces, monkeypatch):
