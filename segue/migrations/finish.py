@@ -74,12 +74,13 @@ def cutover(handle: Handle) -> None:
     before = handle.gallery.preference
 
     def act(connection: sa.Connection, left: Left) -> None:
-        answered = comparable(handle.registry, row.target, before)
+        pair = row.source, row.target
+        answered = comparable(handle.registry, pair, row.target, before)
         if left.left and row.source not in answered:
             raise ItemsLeftError(
                 left.left,
-                f"without the edge {row.target} -> {row.source} they could not be found; mend them "
-                "and `segue migrate run --retry`, or erase them",
+                f"without the edge {row.target} -> {row.source} and a gate that says GO they could "
+                "not be found; mend them and `segue migrate run --retry`, or erase them",
             )
         advance(connection, row.number, "cutover", details={"preference": list(before)})
         serve(

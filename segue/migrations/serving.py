@@ -1,4 +1,8 @@
-"""Which version serves a gallery, and what keeps new items findable whichever way it goes."""
+"""Which version serves a gallery, and what keeps new items findable whichever way it goes.
+
+An edge that is calibrated makes a search possible. That faces are found by it is said only by a
+gate's GO (`found_by_edge`): a NO-GO pair is treated as one without an edge.
+"""
 
 from __future__ import annotations
 
@@ -41,26 +45,62 @@ def has_edge(registry: Registry, probe: str, stored: str) -> bool:
     return missing_edge(registry, probe, stored) is None
 
 
+def found_by_edge(registry: Registry, old: str, new: str, *, probe: str, stored: str) -> bool:
+    """Whether probes of one of two versions find the other's items, and the gate vouches for it.
+
+    The upgrade from `old` to `new` must be GO, by a report that measured this edge. A version and
+    its retuned one are a single model, which no gate is asked about.
+    """
+    if not has_edge(registry, probe, stored):
+        return False
+    ends = registry.resolve(old), registry.resolve(new)
+    if ends[0].retuned_from == new or ends[1].retuned_from == old:
+        return True
+    return (probe, stored) in registry.gate_of(old, new).edges
+
+
 def companions_of(registry: Registry, source: str, target: str) -> list[str]:
     """Return which versions a new item needs beside `target`, so that a revert still finds it.
 
-    None where probes of the old version are measured against the new one, else the old version;
-    where that has no model, nothing can be done, and `can_revert` says so.
+    None where probes of the old version find items of the new one, else the old version; where that
+    has no model, nothing can be done, and `can_revert` says so.
     """
-    if has_edge(registry, source, target) or registry.resolve(source).kind == VECTORS_ONLY:
+    if registry.resolve(source).kind == VECTORS_ONLY or found_after_revert(
+        registry, source, target
+    ):
         return []
     return [source]
 
 
+def found_after_revert(registry: Registry, source: str, target: str) -> bool:
+    """Whether probes of the old version find items that have a vector of the new one only."""
+    return found_by_edge(registry, source, target, probe=source, stored=target)
+
+
 def can_revert(registry: Registry, source: str, target: str) -> bool:
     """Whether items enrolled while `target` serves stay findable when `source` serves again."""
-    return has_edge(registry, source, target) or registry.resolve(source).kind != VECTORS_ONLY
+    has_model = registry.resolve(source).kind != VECTORS_ONLY
+    return has_model or found_after_revert(registry, source, target)
 
 
-def comparable(registry: Registry, probe: str, versions: Iterable[str]) -> list[str]:
-    """Return those of `versions` that probes of `probe` are measured against, in their order."""
+def comparable(
+    registry: Registry, migration: tuple[str, str], probe: str, versions: Iterable[str]
+) -> list[str]:
+    """Return those of `versions` that `probe`, which is to serve, finds items of; in their order.
+
+    Of the two versions of the `migration` (old, new) the gate decides; the others were served
+    together before, and a calibrated edge is enough.
+    """
+    old, new = migration
     return [
-        version for version in versions if version != probe and has_edge(registry, probe, version)
+        stored
+        for stored in versions
+        if stored != probe
+        and (
+            found_by_edge(registry, old, new, probe=probe, stored=stored)
+            if stored in migration
+            else has_edge(registry, probe, stored)
+        )
     ]
 
 

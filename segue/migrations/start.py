@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from segue.errors import GateError, LockedError, StalePlanError, UsageError
 from segue.migrations.plan import BLUE_GREEN, MIXED, Plan, changes, edge_name
-from segue.migrations.planning import make_plan
+from segue.migrations.planning import as_it_is_now, make_plan
 from segue.migrations.rows import advance, insert_row, open_migration
 from segue.migrations.serving import can_revert, companions_of, missing_edge, serve
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from segue.database import Database
     from segue.index import Gallery
     from segue.registry import Registry
@@ -40,20 +42,28 @@ def start_migration(
     if stale:
         raise StalePlanError(stale)
     check_gate(plan, force)
-    if plan.strategy == MIXED:
-        _check_findable(plan, registry, gallery)
     return _commit(plan, database, registry, gallery, None if plan.go else force)
 
 
 def _commit(
     plan: Plan, database: Database, registry: Registry, gallery: Gallery, forced: str | None
 ) -> int:
-    """Write the row, the events and, if mixed, what serves, in one transaction."""
+    """Write the row, the events and, if mixed, what serves, in one transaction.
+
+    The edges and the gate are read in it once more: between the plan and here somebody may have
+    replaced a bridge.
+    """
     mixed = plan.strategy == MIXED
+    live = [version for version, count in gallery.stats().live.items() if count] if mixed else []
     with database.write() as connection:
         before = gallery.preference
         if before[0] != plan.serving:
             raise StalePlanError([f"{plan.serving} was serving, now {before[0]} is"])
+        stale = changes(plan, as_it_is_now(plan, connection, registry))
+        if stale:
+            raise StalePlanError(stale)
+        if mixed:
+            _check_findable(plan, registry, live)
         number = insert_row(connection, plan, forced if mixed else None)
         if mixed:
             serve(
@@ -95,8 +105,8 @@ def check_gate(plan: Plan, force: str | None) -> None:
         )
         raise GateError(
             [reason],
-            f"{advice}. Or measure it: `segue evaluate compatibility --old {plan.source} "
-            f"--new {plan.target}`",
+            f"{advice}. Or measure it, where training or a bridge joins the two: `segue evaluate "
+            f"compatibility --old {plan.source} --new {plan.target}`",
         )
     if not plan.go and force is None:
         raise GateError(
@@ -105,15 +115,21 @@ def check_gate(plan: Plan, force: str | None) -> None:
         )
 
 
-def _check_findable(plan: Plan, registry: Registry, gallery: Gallery) -> None:
-    """Refuse a mixed migration in which some item could not be found, now or after a revert."""
-    live = [version for version, count in gallery.stats().live.items() if count]
+def _check_findable(plan: Plan, registry: Registry, live: Iterable[str]) -> None:
+    """Refuse a mixed migration in which some item could not be found, now or after a revert.
+
+    `live` are the versions in which items of the gallery are served.
+    """
     missing = [missing_edge(registry, plan.target, version) for version in live]
-    if not can_revert(registry, plan.source, plan.target):
-        missing.append(edge_name(plan.source, plan.target))
     reasons = [
         f"the edge {edge} is not calibrated: items would not be found" for edge in missing if edge
     ]
+    if not can_revert(registry, plan.source, plan.target):
+        reasons.append(
+            f"{plan.source} has no model, and no gate says GO with the edge "
+            f"{edge_name(plan.source, plan.target)}: items enrolled from now on would not be found "
+            "after a revert"
+        )
     if reasons:
         raise GateError(
             reasons,

@@ -10,7 +10,7 @@ from segue.errors import ItemsLeftError, LockedError, NoModelError, TransitionEr
 from segue.migrations.heartbeat import UNDO, beating, held
 from segue.migrations.left import ATTEMPTS, read_generation
 from segue.migrations.rows import Row, advance, preference_before, read_row, release
-from segue.migrations.serving import comparable, has_edge, serve
+from segue.migrations.serving import comparable, found_after_revert, serve
 from segue.migrations.stall import Stall
 from segue.migrations.states import commands, transition
 from segue.types import no_progress
@@ -37,18 +37,20 @@ def revert(
             with handle.database.write() as connection:
                 advance(connection, row.number, "revert", complete_after=None)
         for _ in range(ATTEMPTS):
-            if _restore(handle, row, _fill(handle, row, lease, embedder, progress)):
+            generation, by_edge = _fill(handle, row, lease, embedder, progress)
+            if _restore(handle, row, generation, by_edge=by_edge):
                 return
     raise LockedError(f"gallery {row.gallery!r}", "processes that keep committing to it")
 
 
 def _fill(
     handle: Handle, row: Row, lease: Lease, embedder: Embedder | None, progress: Progress
-) -> int:
-    """Give items that only the new version has their old vector, unless an edge finds them.
+) -> tuple[int, bool]:
+    """Give items that only the new version has their old vector, unless the edge finds them.
 
     Returns:
-        The gallery's generation at which none was lacking.
+        The gallery's generation at which none was lacking, and whether it is the edge that finds
+        them.
 
     Raises:
         ItemsLeftError: some cannot be embedded; the new version keeps serving.
@@ -57,18 +59,19 @@ def _fill(
     while True:
         with handle.database.read() as connection:
             generation = read_generation(connection, row.gallery)
-        if has_edge(handle.registry, row.source, row.target):
-            return generation
+        if found_after_revert(handle.registry, row.source, row.target):
+            return generation, True
         lacking = gallery.count_pending(row.source)
         if not lacking:
-            return generation
+            return generation, False
         try:
             embedder = embedder or handle.registry.load(row.source)
         except NoModelError as error:
             raise ItemsLeftError(
                 lacking,
                 f"they were enrolled by {row.target} and {row.source} has no model to embed them; "
-                f"measure the edge {row.source} -> {row.target}, or erase them, then revert again",
+                f"measure the upgrade, so that a gate says GO with the edge {row.source} -> "
+                f"{row.target}, or erase them, then revert again",
             ) from error
         _fill_once(handle, row, lease, embedder, progress)
 
@@ -106,15 +109,22 @@ def _still_reverting(row: Row, connection: sa.Connection) -> None:
         raise TransitionError("revert", state, commands(state))
 
 
-def _restore(handle: Handle, row: Row, generation: int) -> bool:
-    """Switch serving back and close; False if the gallery moved on since `generation`."""
+def _restore(handle: Handle, row: Row, generation: int, *, by_edge: bool) -> bool:
+    """Switch serving back and close.
+
+    Returns:
+        False if the gallery moved on since `generation`, or the edge that finds items no longer
+        does.
+    """
     with handle.database.write() as connection:
         if read_generation(connection, row.gallery, lock=True) != generation:
+            return False
+        if by_edge and not found_after_revert(handle.registry, row.source, row.target):
             return False
         _still_reverting(row, connection)
         before = preference_before(connection, row.number) or handle.gallery.preference
         others = [v for v in (*before, row.target) if v != row.source]
-        answered = comparable(handle.registry, row.source, others)
+        answered = comparable(handle.registry, (row.source, row.target), row.source, others)
         serve(
             connection,
             handle.registry,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from migration_world import NEW, OLD
+from migration_world import GO, NEW, NO_GO, OLD
 
 from segue.errors import (
     ConsentError,
@@ -98,7 +98,7 @@ def test_another_model_than_was_verified(world):
 
 
 def test_quarantined_items_and_the_cut_over(world):
-    """Items that only v1 can serve stop a cut-over that has no edge to find them, and no other."""
+    """Items that only v1 can serve stop a cut-over without an edge to find them; a GO allows it."""
     world.enroll(4)
     world.enrolled["item-0001"].unlink()
     migration = verified(world)
@@ -106,6 +106,11 @@ def test_quarantined_items_and_the_cut_over(world):
         migration.cutover()
     assert world.gallery.serving == OLD
     world.edges()
+    for measure in (lambda: None, lambda: world.report(NO_GO)):
+        measure()
+        with pytest.raises(ItemsLeftError, match="a gate that says GO"):
+            migration.cutover()
+    world.report(GO)
     migration.cutover()
     assert world.gallery.stats().live == {NEW: 3, OLD: 1}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from migration_world import CALIBRATION, NEW, OLD, WIDTH, World
+from migration_world import CALIBRATION, GO, NEW, OLD, WIDTH, World
 
 from segue.errors import UsageError
 from segue.harmonic.bridges import fit_retuning
@@ -180,7 +180,8 @@ def test_items_without_a_stored_vector_are_embedded_from_their_images(tmp_path):
     world = World(tmp_path)
     world.enroll(3)
     world.edges()
-    start = world.start(strategy="mixed", force="a test")
+    world.report(GO)
+    start = world.start()
     world.enroll(2, world.new)  # by the new version alone: no vector of faces/1
     start.revert()
     _, bridge = retune(world)

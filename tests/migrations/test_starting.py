@@ -14,6 +14,7 @@ from segue.errors import (
     UsageError,
 )
 from segue.migrations import Migration, Plan, open_migration
+from segue.migrations import start as starting
 
 
 def test_a_plan_says_what_would_be_done(ready):
@@ -59,6 +60,50 @@ def test_what_cannot_be_planned(ready):
         Migration.plan(ready.database, ready.root, ready.registry, ready.gallery, OLD)
     with pytest.raises(UnknownVersionError):
         Migration.plan(ready.database, ready.root, ready.registry, ready.gallery, "faces/9")
+
+
+def test_a_report_of_other_edges_than_are_stored_is_blue_green(ready):
+    """A GO whose edge was calibrated again since is none; the plan and the refusal say so."""
+    assert ready.plan().go
+    ready.edges([(NEW, OLD)])
+    plan = ready.plan()
+    assert (plan.strategy, plan.go, plan.report) == ("blue-green", False, 1)
+    with pytest.raises(GateError, match=r"was saved again since\. Measure again"):
+        ready.start(strategy="mixed")
+    assert ready.gallery.serving == OLD
+    ready.report(GO)
+    ready.start()
+    assert ready.gallery.serving == NEW
+
+
+def test_a_report_that_is_gone_is_blue_green(ready):
+    """The database's copy of the gate is not enough to serve mixed."""
+    (ready.registry.report(OLD, NEW).path / "report.json").unlink()
+    assert ready.plan().strategy == "blue-green"
+    with pytest.raises(GateError, match="cannot be relied on: no registered file"):
+        ready.start(strategy="mixed")
+
+
+@pytest.mark.parametrize("change", ["edge", "report", "forced"])
+def test_what_changes_just_before_the_start_is_seen(ready, monkeypatch, change):
+    """Edges and gate are read again in the transaction that starts, also where one is forced."""
+    if change == "forced":
+        ready.report(NO_GO)
+    plan = ready.plan(strategy="mixed")
+
+    def meanwhile(*_):
+        if change == "report":
+            ready.report(NO_GO)
+        else:
+            ready.registry.save_edge(probe=NEW, stored=OLD)
+
+    monkeypatch.setattr(starting, "check_gate", meanwhile)
+    with pytest.raises(StalePlanError) as refused:
+        ready.begin(plan, force="it must" if change == "forced" else None)
+    assert refused.value.changed
+    assert open_migration(ready.database, "staff") is None
+    assert ready.gallery.serving == OLD
+    assert ready.ledger("force") == []
 
 
 def test_mixed_goes_live_at_once(ready):
@@ -131,6 +176,17 @@ def test_force_is_kept(world):
     assert migration.status().forced == "the vendor ends v1 on Friday"
 
 
+def test_a_forced_start_gives_new_items_both_vectors(world):
+    """Edges that are calibrated and not GO find nobody for sure after a revert."""
+    world.enroll(4)
+    world.edges()
+    world.report(NO_GO)
+    world.start(strategy="mixed", force="the vendor ends v1 on Friday")
+    assert list(world.gallery.companions) == [OLD]
+    world.enroll(2)
+    assert len(world.vectors(OLD)) == 6
+
+
 def test_force_without_a_reason(ready):
     """A blank reason is no reason."""
     with pytest.raises(UsageError, match="why"):
@@ -165,6 +221,9 @@ def test_mixed_from_a_version_without_a_model(world):
     plan = world.plan(strategy="mixed")
     with pytest.raises(GateError, match="bought/1 -> faces/2"):
         world.begin(plan, force="please")
+    world.edges([("bought/1", NEW)])  # calibrated is not found
+    with pytest.raises(GateError, match="no gate says GO with the edge bought/1 -> faces/2"):
+        world.begin(world.plan(strategy="mixed"), force="please")
 
 
 def test_a_second_start_is_refused(ready):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from migration_world import GO, NEW, OLD
+from migration_world import GO, NEW, NO_GO, OLD
 
 from segue.errors import ItemsLeftError, LockedError, NoModelError, TransitionError, UsageError
+from segue.migrations import undo
 
 
 def test_revert_half_way(ready):
@@ -97,6 +99,9 @@ def test_a_revert_to_a_version_without_a_model(world, monkeypatch):
         migration.revert()
     assert world.gallery.serving == NEW
     world.edges()
+    with pytest.raises(ItemsLeftError, match="a gate says GO"):
+        migration.revert()
+    world.report(GO)
     migration.revert()
     world.check_found(OLD)
 
@@ -123,6 +128,63 @@ def test_revert_of_blue_green(world):
     again.revert()
     assert again.state == "reverted"
     world.check_found(OLD)
+
+
+def turned(world):
+    """Let the two models have nothing in common, as if they had been trained apart."""
+    rng = np.random.default_rng(8)
+    world.new.projection = rng.normal(size=world.new.projection.shape)
+
+
+@pytest.mark.parametrize("measured", ["never", "calibrated", "NO-GO"])
+def test_revert_of_models_that_nothing_joins(world, measured):
+    """Whoever is enrolled after the cut-over is found, also where their noise was calibrated."""
+    turned(world)
+    world.enroll(5)
+    if measured != "never":
+        world.edges()
+    if measured == "NO-GO":
+        world.report(NO_GO)
+    migration = world.start()
+    migration.run(world.new)
+    migration.verify(embedder=world.new)
+    migration.cutover()
+    assert list(world.gallery.companions) == [OLD]
+    assert list(world.gallery.preference) == [NEW]
+    world.enroll(6)
+    migration.revert()
+    assert list(world.gallery.preference) == [OLD]
+    assert len(world.vectors(OLD)) == 11
+    world.check_found(OLD)
+
+
+def test_an_edge_that_was_calibrated_again_finds_nobody_for_sure(ready):
+    """What v2 alone enrolled while the gate was GO is embedded by v1 once it is not any more."""
+    turned(ready)
+    migration = ready.start()
+    assert list(ready.gallery.companions) == []
+    ready.enroll(3)
+    ready.edges([(OLD, NEW)])
+    migration.revert()
+    assert len(ready.vectors(OLD)) == 13
+    ready.check_found(OLD)
+
+
+def test_an_edge_that_changes_while_a_revert_ends(ready, monkeypatch):
+    """The old version serves only what it finds in the transaction that lets it serve."""
+    migration = ready.start()
+    ready.enroll(3)
+    held = undo._restore
+
+    def calibrated_meanwhile(*args, **more):
+        monkeypatch.setattr(undo, "_restore", held)
+        ready.edges([(OLD, NEW)])
+        return held(*args, **more)
+
+    monkeypatch.setattr(undo, "_restore", calibrated_meanwhile)
+    migration.revert()
+    assert len(ready.vectors(OLD)) == 13
+    ready.check_found(OLD)
 
 
 def test_a_new_migration_after_a_revert_goes_on(ready):
