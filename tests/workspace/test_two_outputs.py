@@ -11,6 +11,7 @@ import pytest
 
 from segue import Workspace
 from segue.errors import EvaluationError, GalleryError, UnknownVersionError, VectorError
+from segue.evaluation.gate import Check, GateResult
 from segue.images import read_faces
 from segue.index import Probe
 from segue.synthetic import write_faces
@@ -142,8 +143,20 @@ def test_the_head_stays_while_items_are_left_on_the_old_version(chain, faces, tm
         assert check_hits(gallery, probe) == {V1, V2}
 
 
-def test_a_revert_finds_what_was_enrolled_meanwhile_through_the_head(chain, faces):
-    """Items that only v2 has embedded are found by v1 probes, in v1's space."""
+def test_a_revert_finds_what_was_enrolled_meanwhile(chain, faces):
+    """Without a GO nobody vouches for the head: new items are embedded by both versions."""
+    gallery = begun(chain, "doubted", faces, limit=4)
+    chain.enroll("doubted", faces / "images" / "drawn0005", identity="drawn0005")
+    chain.migration("doubted").revert()
+    probe = Probe(V1, chain.registry.load(V1).embed(images_of(faces)))
+    assert check_hits(gallery, probe) == {V1}
+
+
+def test_a_revert_finds_what_was_enrolled_meanwhile_through_the_head(chain, faces, monkeypatch):
+    """Items that only v2 has embedded are found by v1 probes, in v1's space, as a GO says."""
+    go = GateResult(True, (Check("tax", True, 0.0, 0.02, "the tax is within its budget"),))
+    monkeypatch.setattr("segue.evaluation.gate.evaluate_gate", lambda _: go)
+    chain.evaluate_compatibility(V1, V2, faces, bootstrap=20)
     gallery = begun(chain, "back", faces, limit=4)
     chain.enroll("back", faces / "images" / "drawn0005", identity="drawn0005")
     chain.migration("back").revert()
