@@ -8,10 +8,9 @@ import sqlalchemy as sa
 
 from segue.database import bridges as bridges_table
 from segue.database import edges as edges_table
-from segue.errors import MissingPathError, SegueError, TamperedError
 from segue.harmonic.bridges import RETUNING
-from segue.registry.edge_rows import bridge_damage, calibration_damage
-from segue.registry.reports import REPORT, StoredReport, read_reports
+from segue.registry.edge_rows import bridge_damage, calibration_damage, file_damage
+from segue.registry.reports import REPORT, read_reports
 from segue.registry.versions import Version, list_versions
 
 if TYPE_CHECKING:
@@ -72,26 +71,10 @@ def _check_calibrations(connection: sa.Connection) -> Iterator[str]:
 
 def _check_reports(connection: sa.Connection, root: Path) -> Iterator[str]:
     for report in read_reports(connection, root):
-        wrong = _report_damage(report)
+        wrong = file_damage(report.path / REPORT, report.verdict)
         if wrong:
             yield (
                 f"report {report.report}, {report.new} against {report.old}: {wrong}; restore it "
                 "from a backup (`segue restore`), or measure again with `segue evaluate "
                 f"compatibility --old {report.old} --new {report.new}`"
             )
-
-
-def _report_damage(report: StoredReport) -> str:
-    """Return what is wrong with a report's file or its gate, empty where nothing is."""
-    file = report.path / REPORT
-    try:
-        report.verdict()
-    except MissingPathError:
-        return f"its file {file} is missing"
-    except TamperedError:
-        return f"its file {file} is not what was saved"
-    except OSError as error:
-        return f"its file {file} cannot be read ({error.strerror})"
-    except SegueError as error:
-        return str(error)
-    return ""

@@ -16,7 +16,7 @@ from segue.errors import MissingPathError, SegueError, TamperedError
 from segue.files import read_checked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 
@@ -77,8 +77,13 @@ def bridge_damage(root: Path, path: str, sha256: str) -> str:
     """Return what is wrong with a bridge's file, empty where nothing is."""
     from segue.harmonic.bridges import Bridge
 
+    return file_damage(path, lambda: Bridge.from_bytes(read_checked(root / path, sha256), path))
+
+
+def file_damage(path: Path | str, read: Callable[[], object]) -> str:
+    """Return what is wrong with a file that `read` reads and checks, empty where nothing is."""
     try:
-        Bridge.from_bytes(read_checked(root / path, sha256), path)
+        read()
     except MissingPathError:
         return f"its file {path} is missing"
     except TamperedError:
