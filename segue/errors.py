@@ -202,8 +202,8 @@ class NoModelError(RegistryError):
     def __init__(self, version: str) -> None:
         self.version = version
         super().__init__(
-            f"{version} has no model, only vectors; import its vectors instead "
-            "(`segue gallery import`, `segue train harmonic --old-vectors`)"
+            f"{version} has no model, only vectors; give its vectors instead (`segue gallery "
+            "import`; --old-vectors of the commands that train, calibrate or measure an upgrade)"
         )
 
 

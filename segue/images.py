@@ -13,6 +13,7 @@ import io
 import os
 import stat
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -200,6 +201,23 @@ class FaceList:
             else:
                 kept.extend(faces)
         return replace(self, faces=tuple(kept))
+
+    def sample(self, images: int, seed: int) -> FaceList:
+        """Return all images of some people, at most so many; everybody where they fit.
+
+        People are taken in an order drawn with `seed` by name, each while there is room.
+        """
+        if len(self) <= images:
+            return self
+        counts = Counter(face.person for face in self.faces)
+        drawn = {x: hashlib.sha256(f"{seed}:people:{x}".encode()).digest() for x in counts}
+        kept: set[str] = set()
+        room = images
+        for person in sorted(counts, key=drawn.__getitem__):
+            if counts[person] <= room:
+                kept.add(person)
+                room -= counts[person]
+        return replace(self, faces=tuple(face for face in self.faces if face.person in kept))
 
     def load(self, size: tuple[int, int], progress: Progress = no_progress) -> Images:
         """Decode every face: uint8 [N, height, width, 3].

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import segue
-from benchmarks.study import frozen, recipes, short
+from benchmarks.study import frozen, short
 from benchmarks.study.cells import all_cells
 from benchmarks.study.measure import Measurer
 from benchmarks.study.people import TEST, VALIDATION, People
 from benchmarks.study.store import Store
+from benchmarks.study.studies import STUDIES
 from benchmarks.study.tables import Measured, Tables
 from benchmarks.study.training import embed_later, make_cells
 from segue.errors import SegueError, UnknownNameError, UsageError
@@ -58,7 +59,7 @@ class _Run:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
-        self.studies: tuple[Study, ...] = recipes.STUDIES
+        self.studies = _named(given.studies)
         self.frozen = frozen.FROZEN
         self.guarded: tuple[Path, ...] = (frozen.FROZEN, frozen.HERE, PACKAGE)
         if given.short:
@@ -68,8 +69,12 @@ class _Run:
         self.store = Store(given.out)
         self.people = People(given.data, given.models)
         only = given.only
+        if given.part == TEST or given.freeze:
+            self.studies = tuple(study for study in self.studies if study.opens_test)
         if given.part == TEST:
-            only = only or frozen.frozen_names(self.frozen)
+            # A recipe that was frozen and is tried on a smaller upgrade now has nothing to open.
+            known = {recipe.name for study in self.studies for recipe in study.recipes}
+            only = only or tuple(x for x in frozen.frozen_names(self.frozen) if x in known)
             given.seeds = ALL_SEEDS
         self.chosen = _chosen(self.studies, only, given.groups)
 
@@ -184,6 +189,14 @@ class _Run:
         return text
 
 
+def _named(names: Sequence[str]) -> tuple[Study, ...]:
+    """Return the studies of those names, all if none is named."""
+    for name in names:
+        if name not in STUDIES:
+            raise UnknownNameError("study", name, sorted(STUDIES))
+    return tuple(study for name, study in STUDIES.items() if not names or name in names)
+
+
 def _pool(workers: int) -> Pool:
     """Return processes that begin anew: torch's threads do not outlive a fork."""
     return multiprocessing.get_context("spawn").Pool(workers)
@@ -253,6 +266,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", choices=(VALIDATION, TEST), default=VALIDATION)
     parser.add_argument("--freeze", action="store_true", help="write down the recipes as they are")
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--studies", type=_names, default=(), help="such as 'ablations'; all")
     parser.add_argument("--only", type=_names, default=(), help="recipes, such as 'segue; bct'")
     parser.add_argument("--groups", type=_names, default=(), help="such as 'strategy; bridge'")
     parser.add_argument("--seeds", type=_numbers, default=ALL_SEEDS, help="such as '0; 1'")

@@ -2,7 +2,8 @@
 
 Every strategy starts from the same independently trained v2 and takes the same further steps on the
 same images; a recipe says only what ties it to v1. Choices between recipes are made on the
-validation people. For the part test the recipes are frozen: `frozen.json` beside this file.
+validation people. For the part test the recipes are frozen: `frozen.json` beside this file. What is
+varied of them, and wrong labels, are tried on a smaller upgrade: `ablations`.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Study:
         further: what the twin is trained on with; a recipe's twin has that recipe's self loss and
             steps.
         decides: whether the project's targets apply.
+        opens_test: whether its recipes are for the part test too.
         recipes: in the order of importance; the first is the one that others are compared with.
         bootstrap: resamples of people behind each interval.
         fars: false accept rates.
@@ -76,6 +78,7 @@ class Study:
     recipes: tuple[Recipe, ...]
     bootstrap: int
     decides: bool = False
+    opens_test: bool = True
     fars: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
     rhos: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -111,11 +114,6 @@ def further(**given: Any) -> HarmonicSettings:
     return HarmonicSettings(**{**usual, **given})
 
 
-def own_head(loss: str, **given: Any) -> HarmonicSettings:
-    """Return a loss in Segue's way: a head of its own, Segue's weight; `given` are the loss's."""
-    return further(loss=loss, loss_settings=given)
-
-
 STRATEGIES = (
     Recipe(
         name="segue, retuned",
@@ -143,26 +141,6 @@ STRATEGIES = (
         name="contra_ract .05",
         says="The contrast of Hot-refresh (ICLR 2022) as in the first trial: T 0.05, weight 0.1.",
         settings=published("contra_ract", 0.1, temperature=0.05),
-    ),
-    Recipe(
-        name="bct + own head",
-        says="The loss of BCT on Segue's separate head.",
-        settings=own_head("bct"),
-    ),
-    Recipe(
-        name="contra_ract + own head",
-        says="The loss of Hot-refresh, T 0.05, on Segue's separate head.",
-        settings=own_head("contra_ract", temperature=0.05),
-    ),
-    Recipe(
-        name="harmonic + own head",
-        says="FaceNet's harmonic triplets on Segue's separate head.",
-        settings=own_head("harmonic"),
-    ),
-    Recipe(
-        name="supcon + own head",
-        says="Segue's loss with one denominator for each image: the supervised contrastive loss.",
-        settings=own_head("harmonic_contrast", shared=False),
     ),
     Recipe(
         name="harmonic, retuned",
@@ -213,137 +191,13 @@ BRIDGES = tuple(
 )
 
 
-def ablation(name: str, beside: str, says: str, settings: HarmonicSettings) -> Recipe:
-    return Recipe(name=name, says=says, settings=settings, group=ABLATION, seeds=3, beside=beside)
-
-
-def combination(*versions: str) -> HarmonicSettings:
-    """Return FaceNet's recipe with some combinations of anchor, positive and negative only."""
-    return replace(PAPER, loss_settings={"combinations": versions})
-
-
-ABLATIONS = (
-    ablation(
-        "segue, one stage",
-        "segue",
-        "The whole network from the first step on.",
-        further(head_steps=0, steps=HEAD_BATCHES + STEPS),
-    ),
-    ablation(
-        "segue, one output",
-        "segue",
-        "Segue's loss in FaceNet's way: on the one output, its embedding layer first.",
-        published("harmonic_contrast", 1.0),
-    ),
-    ablation(
-        "segue, no dropout", "segue", "The head sees all features.", further(head_dropout=0.0)
-    ),
-    ablation(
-        "segue, no tie before",
-        "segue",
-        "The whole network is trained without v1, then the head.",
-        further(cross_weight=0.0, own_contrast=0.0),
-    ),
-    ablation(
-        "segue, head first",
-        "segue",
-        "The separate head first, then the whole network, with a tie that weighs 0.3.",
-        further(head_last=False, head_steps=HEAD_BATCHES, head_images=0, cross_weight=0.3),
-    ),
-    ablation(
-        "segue, head on new batches",
-        "segue",
-        "The head's stage embeds, and augments, a batch for each of its steps.",
-        further(head_steps=HEAD_BATCHES, head_images=0),
-    ),
-    ablation(
-        "segue, head on small batches",
-        "segue",
-        "The head's batches are as small as those of the whole network, and three times as many.",
-        further(head_people=64, head_singles=16, head_steps=900, head_learning_rate=1e-3),
-    ),
-    ablation(
-        "segue, own output untied",
-        "segue",
-        "The own output knows nothing of v1.",
-        further(own_contrast=0.0),
-    ),
-    ablation("segue, weight .3", "segue", "The tie weighs 0.3.", further(cross_weight=0.3)),
-    ablation("segue, weight 1", "segue", "The tie weighs 1.", further(cross_weight=1.0)),
-    ablation(
-        "segue, both pools",
-        "segue",
-        "Impostors are vectors of v1 and of v2.",
-        own_head("harmonic_contrast", new_negatives=True),
-    ),
-    ablation(
-        "bct, one stage",
-        "bct",
-        "Its layer drawn anew too, but the whole network is trained from the first step on.",
-        replace(published("bct", 1.0), head_steps=0, steps=HEAD_BATCHES + STEPS),
-    ),
-    ablation(
-        "contra_ract .05, one stage",
-        "contra_ract .05",
-        "Its layer drawn anew too, but the whole network is trained from the first step on.",
-        replace(
-            published("contra_ract", 0.1, temperature=0.05),
-            head_steps=0,
-            steps=HEAD_BATCHES + STEPS,
-        ),
-    ),
-    replace(
-        ablation("bct, retuned", "bct", "Against v1's retuned vectors.", published("bct", 1.0)),
-        retuned=True,
-    ),
-    ablation(
-        "harmonic, old negatives",
-        "harmonic",
-        "Negatives from v1 only.",
-        replace(PAPER, loss_settings={"negatives": ("old",)}),
-    ),
-    ablation(
-        "harmonic, new negatives",
-        "harmonic",
-        "Negatives from v2 only.",
-        replace(PAPER, loss_settings={"negatives": ("new",)}),
-    ),
-    *(
-        ablation(
-            f"harmonic, {versions} only",
-            "harmonic",
-            "Of anchor, positive and negative (n new, o old) this combination alone.",
-            combination(versions),
-        )
-        for versions in ("nno", "non", "noo", "onn", "ono", "oon")
-    ),
-)
-
-NOISY = ("segue", "harmonic", "bct", "contra_ract .05")
-"""What is trained with wrong labels too: Segue's, FaceNet's, BCT's and the best other strategy."""
-
-NOISES = tuple(
-    replace(
-        recipe,
-        name=f"{recipe.name}, {share:.0%} noise",
-        says=f"{share:.0%} of v2's training images carry a random other person's label.",
-        group=NOISE,
-        seeds=3,
-        noise=share,
-        beside=recipe.name,
-    )
-    for share in (0.1, 0.2)
-    for recipe in STRATEGIES
-    if recipe.name in NOISY
-)
-
 DECIDES = Study(
     name="small to a larger network",
     says="Both networks are trained on part train, v1 on half of its people. This upgrade decides.",
     old=OLD,
     start=START,
     further=PAPER,
-    recipes=(*STRATEGIES, *BRIDGES, *ABLATIONS, *NOISES),
+    recipes=(*STRATEGIES, *BRIDGES),
     bootstrap=500,
     decides=True,
 )
@@ -398,5 +252,3 @@ ILLUSTRATES = Study(
     ),
     bootstrap=500,
 )
-
-STUDIES = (DECIDES, ILLUSTRATES)

@@ -102,10 +102,12 @@ def compatibility(
         "folder": str(result.folder),
         "left_out": list(result.left_out),
         "unseen": result.unseen.to_json(),
+        "drawn": result.drawn,
     }
     lines = [
         summarise(result.report),
         result.unseen.sentence(),
+        *([result.drawn] if result.drawn else []),
         "",
         *gate_lines(result.gate),
         f"report {result.folder / 'report.md'}, pictures beside it",
@@ -118,7 +120,8 @@ def _left_out(edges: tuple[str, ...]) -> list[str]:
     """Say which edges were measured and not stored, if any."""
     told = (
         f"edges left out: {', '.join(edges)}; nothing put these versions into one space "
-        "(`segue train harmonic` or `segue train bridge` does)"
+        "(`segue train harmonic` or `segue train bridge` does); where they were trained for each "
+        "other elsewhere, `segue calibrate` finds out"
     )
     return [told] if edges else []
 
@@ -182,6 +185,11 @@ def matrix(
 @click.option("--stored", help="The stored version of the edge; PROBE itself by default.")
 @click.option("--data", type=click.Path(path_type=Path), help="Faces with calibration people.")
 @click.option("--part", default="calibration", show_default=True)
+@click.option(
+    "--old-vectors",
+    type=click.Path(path_type=Path),
+    help=".npz with the vectors of the version that has no model.",
+)
 @click.option("--from-gallery", help="Use random pairs of different identities of this gallery.")
 @json_option
 @click.pass_context
@@ -191,6 +199,7 @@ def calibrate(
     stored: str | None,
     data: Path | None,
     part: str,
+    old_vectors: Path | None,
     from_gallery: str | None,
     as_json: bool,
 ) -> None:
@@ -199,6 +208,8 @@ def calibrate(
     if (data is None) == (from_gallery is None):
         raise click.UsageError("give either --data DIR or --from-gallery GALLERY")
     if from_gallery is not None:
+        if old_vectors is not None:
+            raise click.UsageError("--old-vectors belong to --data; the gallery has its vectors")
         serving = workspace.gallery(from_gallery).serving
         if stored is not None or workspace.registry.resolve(probe).version != serving:
             raise click.UsageError(
@@ -208,7 +219,14 @@ def calibrate(
     else:
         assert data is not None
         with progress_bar() as progress:
-            value = workspace.calibrate(probe, data, stored=stored, part=part, progress=progress)
+            value = workspace.calibrate(
+                probe,
+                data,
+                stored=stored,
+                part=part,
+                old_vectors=old_vectors,
+                progress=progress,
+            )
     emit(value, as_json, lambda: _calibrated_text(value))
     if value["smallest_far"] > USUAL_FAR:
         click.echo(
@@ -226,8 +244,12 @@ def _calibrated_text(value: dict[str, Any]) -> str:
         f"{value['people']} people; measured down to FAR {value['smallest_far']:.1e}, "
         "extrapolated below"
     )
-    unseen = value["unseen"]  # of a gallery's people nothing is asked
-    return told if unseen is None else f"{told}\n{Unseen.from_json(unseen).sentence()}"
+    lines = [told]
+    if value["unseen"] is not None:  # of a gallery's people nothing is asked
+        lines.append(Unseen.from_json(value["unseen"]).sentence())
+    if value.get("note"):
+        lines.append(value["note"])
+    return "\n".join(lines)
 
 
 @click.command()

@@ -159,12 +159,15 @@ def show(context: click.Context, reference: str, as_json: bool) -> None:
 
 
 def _edge_line(edge: EdgeRow) -> str:
-    val = edge.measured.get("val", {})
-    rates = ", ".join(f"VAL {v:.3f} at FAR {far}" for far, v in val.items())
-    report = f", report {edge.report}" if edge.report else ""
-    calibrated = "calibrated" if edge.calibrated else "not calibrated"
-    damage = f"; cannot be used: {edge.damage} (`segue doctor`)" if edge.damage else ""
-    return f"edge {edge.label}: {calibrated}{report}; {rates}{damage}"
+    told = ["calibrated" if edge.calibrated else "not calibrated"]
+    if smallest := edge.measured.get("smallest_far"):
+        told[0] += f" down to FAR {smallest:.1e}"
+    if edge.report:
+        told[0] += f", report {edge.report}"
+    told += [f"VAL {val:.3f} at FAR {far}" for far, val in edge.measured.get("val", {}).items()]
+    if edge.damage:
+        told.append(f"cannot be used: {edge.damage} (`segue doctor`)")
+    return f"edge {edge.label}: {'; '.join(told)}"
 
 
 @models.command()

@@ -144,7 +144,10 @@ def harmonic(
             progress=progress,
         )
     versions = [made] if other is None else [made, other]
-    advice = f"next: `segue evaluate compatibility --old {old} --new {made.version} --data {data}`"
+    advice = (
+        f"next: `segue evaluate compatibility --old {old} --new {made.version} "
+        f"{_sources(data, old_vectors)}`"
+    )
     emit(
         [_value(version) for version in versions],
         as_json,
@@ -247,7 +250,7 @@ def bridge(
         "kinds": list(made.table),
         "unseen": made.unseen.to_json(),
     }
-    emit(value, as_json, lambda: _bridge_text(made, data))
+    emit(value, as_json, lambda: _bridge_text(made, _sources(data, given["old_vectors"])))
     distance = made.table[0]["distance"]
     if distance >= made.unrelated:
         click.echo(
@@ -258,7 +261,12 @@ def bridge(
         )
 
 
-def _bridge_text(made: TrainedBridge, data: Path) -> str:
+def _sources(data: Path, old_vectors: Path | None) -> str:
+    """Return the options of what was read, for the command that comes next."""
+    return f"--data {data}" + (f" --old-vectors {old_vectors}" if old_vectors else "")
+
+
+def _bridge_text(made: TrainedBridge, sources: str) -> str:
     """Tell what was tried on held-out people, what was taken, and what comes next."""
     settings = made.bridge.settings
     rows = [
@@ -270,7 +278,7 @@ def _bridge_text(made: TrainedBridge, data: Path) -> str:
         f"{settings['images']} images of the {settings['people']} people of part {settings['part']}"
     )
     advice = (
-        f"next: `segue calibrate {made.probe} --stored {made.stored} --data {data}`; until then "
+        f"next: `segue calibrate {made.probe} --stored {made.stored} {sources}`; until then "
         "the edge ranks nothing together with other versions"
     )
     header = ["kind", "held-out distance", "VAL at FAR 1e-2"]

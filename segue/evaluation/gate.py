@@ -207,6 +207,8 @@ def _never_below(name: str, differences: Iterator[tuple[str, Estimate]], *, whol
     found = sorted(differences, key=lambda item: _worst_first(item[1].high))
     if not found:
         return _unmeasurable(name, f"{name} over the mixing ratios", 0.0)
+    # v1 with itself, as `stored` is at rho 0, differs by nothing at all and is never unsure.
+    found = [item for item in found if any(item[1].to_json())] or found
     where, worst = found[0]
     below = [place for place, difference in found if not difference.high >= 0]
     if math.isnan(worst.high):
@@ -248,7 +250,7 @@ def _tax(report: CompatibilityReport, budget: float) -> Check:
         _number(tax.value),
         budget,
         f"v2's tax, twin less v2 in VAL at FAR {far_text(OPERATING_FAR)}, is {_signed(tax)}, "
-        f"{verdict} the budget of {100 * budget:g} points",
+        f"{verdict} the budget of {100 * budget:g} points (its value counts, not its interval)",
     )
 
 
@@ -264,6 +266,12 @@ def _realised(report: CompatibilityReport, far: float) -> Iterator[Check]:
         raise EvaluationError(
             f"the report has no realised FAR at {far_text(far)}; measure it with that FAR"
         )
+    supported = report.supported_far
+    told = (
+        f"; that threshold is extrapolated, the calibration people support FAR {supported:.1e}"
+        if far < supported * (1 - 1e-9)
+        else ""
+    )
     for bound, (name, limit) in enumerate(limits):
         if not all(point.measurable for _, point in found):
             yield _unmeasurable(name, f"the realised FAR at {far_text(far)}", limit)
@@ -281,7 +289,7 @@ def _realised(report: CompatibilityReport, far: float) -> Iterator[Check]:
             limit,
             f"at the calibrated threshold for FAR {far_text(far)} {what} is at worst "
             f"{ratio:.2f} times the target ({row.group}, rho {row.rho:g}); at most {limit:g} times "
-            "is wanted",
+            f"is wanted{told}",
         )
 
 

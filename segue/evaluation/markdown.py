@@ -64,6 +64,7 @@ def render_markdown(
         "## At the deployed threshold",
         deployed,
         _deployed_table(report),
+        *_calibrated(report),
         *_open_set(report),
         *_distributions(report),
         "## More measures",
@@ -286,6 +287,25 @@ def _deployed_table(report: CompatibilityReport) -> str:
             cells += _deployed_cells(points.get(far))
         rows.append(cells)
     return table(head, rows)
+
+
+def _calibrated(report: CompatibilityReport) -> Iterator[str]:
+    """Say down to which FAR each edge is calibrated, and which shown thresholds are below it."""
+    if not report.calibrations:
+        return
+    edges = [
+        f"{probe} → {stored} {calibration.smallest_far:.1e}"
+        for (probe, stored), calibration in report.calibrations.items()
+    ]
+    told = (
+        "Smallest FAR that the calibration people support (100 pairs of images and 50 pairs of "
+        f"people accepted): {', '.join(edges)}."
+    )
+    least = report.supported_far
+    below = [far_text(far) for far in _shown_fars(report) if far < least * (1 - 1e-9)]
+    if below:
+        told += f" Thresholds for FAR {', '.join(below)} are extrapolated below it."
+    yield told
 
 
 def _deployed_cells(point: Deployed | None) -> tuple[str, str]:

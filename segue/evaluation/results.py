@@ -264,6 +264,16 @@ class CompatibilityReport:
         raise UnknownNameError("metric of the report", metric, (gain.metric for gain in self.gains))
 
     @property
+    def supported_far(self) -> float:
+        """The smallest FAR that the calibration people support on every edge among v1 and v2."""
+        among = [
+            calibration.smallest_far
+            for edge, calibration in self.calibrations.items()
+            if set(edge) <= {"v1", "v2"}
+        ]
+        return max(among, default=0.0)
+
+    @property
     def measurable_fars(self) -> tuple[float, ...]:
         """The FARs at which every row is measurable, descending."""
         return tuple(far for far in self.fars if all(row.at(far).measurable for row in self.rows))

@@ -140,10 +140,13 @@ class Tracking:
             with suppress(RegistryError):  # told by the first log that failed
                 self._end(run_id, status)
 
+    @contextmanager
     def compatibility_run(
         self, report: CompatibilityReport, gate: GateResult, folder: Path, *, old: str, new: str
-    ) -> str:
+    ) -> Iterator[str]:
         """Log one compatibility report: a parent run, and a child run for each curve.
+
+        What is done within it belongs to it: where that fails, the runs are deleted again.
 
         Select the children v1, v2, mixed … in MLflow and compare them: their `VAL by FAR` share one
         grid of steps (`far_step`), so that its own page overlays them.
@@ -155,7 +158,7 @@ class Tracking:
             old: the old version's id.
             new: the new version's id.
 
-        Returns:
+        Yields:
             The parent's run id.
 
         Raises:
@@ -187,10 +190,10 @@ class Tracking:
                 self.log_metrics(run_id, row_metrics(row))
                 self._end(run_id, "FINISHED")
             self._end(parent, "FINISHED")
+            yield parent
         except BaseException:
             self._delete_runs(begun)
             raise
-        return parent
 
     def log_metrics(self, run_id: str, values: list[tuple[str, float, int]]) -> None:
         """Log (name, value, step) triples; values that are not finite are left out.

@@ -71,7 +71,7 @@ def train_bridge(
     progress: Progress,
 ) -> TrainedBridge:
     """Fit a bridge on people that no model saw, and put it on the edge that it is for."""
-    from segue.harmonic.bridges import choose_bridge, list_bridges
+    from segue.harmonic.bridges import check_choosable, choose_bridge, list_bridges
 
     for what, given, known in (
         ("kind of bridge", kind, (BEST, *list_bridges())),
@@ -87,6 +87,7 @@ def train_bridge(
         raise UsageError(f"a bridge joins two versions; both are {probe.version}")
     since = _check_replaceable(workspace, probe, stored, replace_calibrated=replace_calibrated)
     faces = read_faces(data).part(part)
+    check_choosable(faces.labels)
     unseen = check_unseen(workspace, [], faces.people, "fit it", versions=ends)
     drawn, vectors = _embed_both(
         workspace, old_version, new_version, faces, old_vectors=old_vectors, progress=progress

@@ -12,7 +12,14 @@ from segue.images import FaceList, read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.types import DEFAULT_OUTPUT, VersionId
 from segue.workspace.lineage import edge_outputs, may_share_space
-from segue.workspace.measuring import IMAGES_PER_PERSON, REPORT_PARTS, embed_faces, new_folder
+from segue.workspace.measuring import (
+    REPORT_PARTS,
+    TOLD_APART,
+    counted,
+    embed_faces,
+    new_folder,
+    told_of_draw,
+)
 from segue.workspace.retuning import old_outputs
 from segue.workspace.unseen import Unseen, check_unseen
 
@@ -41,6 +48,7 @@ class Compatibility:
         left_out: the edges that were measured and not stored: no training put the two versions into
             one space, and no bridge does.
         unseen: which versions are known not to have learned from the people that it is of.
+        drawn: where there were too many people to measure them all, a sentence that says so.
     """
 
     report: CompatibilityReport
@@ -49,6 +57,7 @@ class Compatibility:
     number: int
     left_out: tuple[str, ...] = ()
     unseen: Unseen = field(default_factory=Unseen)
+    drawn: str = ""
 
 
 def compatibility(
@@ -87,7 +96,8 @@ def compatibility(
     edge = _cross_edge(workspace, new_version, old_version)
     edges, left_out = _edges_to_measure(workspace, old_version, new_version, edge)
     unseen = _check_report_people(workspace, edge, chosen, everyone, parts)
-    drawn = [everyone.part(name).at_most(IMAGES_PER_PERSON, seed) for name in parts]
+    drawn = [counted(everyone.part(name), seed) for name in parts]
+    some = told_of_draw(everyone.part(part), drawn[0])
     measured, calibrating, *fitting = (
         _vectors(workspace, chosen, faces, edge, old_vectors, progress=progress) for faces in drawn
     )
@@ -100,6 +110,8 @@ def compatibility(
     gate = evaluate_gate(report)
     synthetic = (data / NOTICE_FILE).is_file()
     remark = f"{_remark(old_version, choice)} {unseen.sentence()}."
+    if some:
+        remark = f"{remark} {some}."
     told = _note(chosen, part, edge, drawn=synthetic), remark
     made = _store(
         workspace,
@@ -110,7 +122,7 @@ def compatibility(
         edges=edges,
         unseen=unseen,
     )
-    return replace(made, left_out=left_out)
+    return replace(made, left_out=left_out, drawn=some)
 
 
 def _check_report_people(
@@ -167,8 +179,8 @@ def _edges_to_measure(
 
     They are the four among both versions. Where the edge new -> old, `cross`, has a bridge, it
     keeps it, and old -> new, which would need a bridge of its own, is not among them. Between
-    versions that neither training nor a bridge put into one space there is none: a search would
-    rank by noise.
+    versions that neither training nor a bridge put into one space there is none, as a search would
+    rank by noise; unless a calibration found that they tell people apart.
     """
     from segue.registry import Edge
 
@@ -178,7 +190,8 @@ def _edges_to_measure(
         return [*own, cross], ()
     outputs = cross.probe_output, cross.stored_output
     back = Edge(v1, v2, outputs[1], outputs[0])
-    if not may_share_space(workspace.registry, new, old, outputs):
+    apart = not may_share_space(workspace.registry, new, old, outputs)
+    if apart and TOLD_APART not in cross.measured:
         return own, (cross.label, back.label)
     onward = through_base(workspace, old, new, [back])
     return [*own, cross, *(_in_place(workspace, edge) for edge in (back, *onward))], ()
@@ -210,8 +223,11 @@ def _cross_edge(workspace: Workspace, new: Version, old: Version) -> Edge:
             f"{old.version} was trained to be compared with {new.version}; measure the upgrade "
             f"with --old {new.version} --new {old.version}"
         )
-    since = "" if known is None else known.created_at
-    return Edge(new.version, old.version, *outputs, created_at=since)
+    found = Edge(new.version, old.version, *outputs)
+    if known is None:
+        return found
+    kept = {name: known.measured[name] for name in (TOLD_APART,) if name in known.measured}
+    return replace(found, measured=kept, created_at=known.created_at)
 
 
 def _note(chosen: tuple[Version, Version, Version], part: str, cross: Edge, *, drawn: bool) -> str:
@@ -330,9 +346,11 @@ def _store(
         )
         with workspace.database.read() as connection:
             check_unchanged(connection, edges)
-        # MLflow first: where it fails, the workspace is as it was.
-        registry.tracking.compatibility_run(report, gate, folder, old=str(old), new=str(new))
-        with workspace.database.write() as connection:
+        # MLflow first: where it fails, the workspace is as it was; where this fails, MLflow is.
+        logged = registry.tracking.compatibility_run(
+            report, gate, folder, old=str(old), new=str(new)
+        )
+        with logged, workspace.database.write() as connection:
             number = registry.save_report(str(old), str(new), folder, gate, connection=connection)
             made = Compatibility(report, gate, folder, number, unseen=unseen)
             for edge in measured_edges(edges, str(new), made):

@@ -324,17 +324,29 @@ class Workspace:
         *,
         stored: str | None = None,
         part: str = "calibration",
+        old_vectors: Path | None = None,
         progress: Progress = no_progress,
     ) -> dict[str, Any]:
         """Measure the edge probe -> stored (itself by default) on calibration people.
 
+        `old_vectors` names a file with the vectors of the version that has no model; its form is
+        that of `train_harmonic`.
+
         Raises:
             UsageError: people whom a version or the edge's bridge learned from.
+            EvaluationError: too few people, or two versions that nothing put into one space and
+                that do not tell people apart.
         """
         from segue.workspace import measuring
 
         return measuring.calibrate(
-            self, probe, Path(data), stored=stored, part=part, progress=progress
+            self,
+            probe,
+            Path(data),
+            stored=stored,
+            part=part,
+            old_vectors=old_vectors,
+            progress=progress,
         )
 
     def calibrate_from_gallery(self, gallery: str, *, seed: int = 0) -> dict[str, Any]:

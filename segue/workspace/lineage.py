@@ -77,6 +77,13 @@ def may_share_space(
     return (_VECTORS_ONLY in kinds and trained) or in_one_space(registry, probe, stored, outputs)
 
 
+def has_no_model(registry: Registry, version: Version) -> bool:
+    """Tell whether a version is of vectors only, or maps vectors of one that is."""
+    if version.retuned_from is not None:
+        version = registry.resolve(version.retuned_from)
+    return version.kind == _VECTORS_ONLY
+
+
 def _joined(registry: Registry, probe: Version, stored: Version) -> tuple[str, str] | None:
     """Return the output that was trained for the other version, and the other's own output."""
     for first, second in ((_tied(probe), DEFAULT_OUTPUT), (DEFAULT_OUTPUT, _tied(stored))):

@@ -12,11 +12,13 @@ from segue.images import read_faces
 from segue.synthetic import NOTICE, NOTICE_FILE
 from segue.workspace.lineage import in_one_space
 from segue.workspace.measuring import (
-    IMAGES_PER_PERSON,
     REPORT_PARTS,
+    TOLD_APART,
+    counted,
     embed_faces,
     find_edge,
     new_folder,
+    told_of_draw,
 )
 from segue.workspace.unseen import Unseen, check_unseen
 
@@ -77,7 +79,7 @@ def matrix(
         raise UnknownNameError("part to measure on", part, REPORT_PARTS)
     everyone = read_faces(data)
     edges = _known_edges(workspace, versions)
-    drawn = everyone.part(part).at_most(IMAGES_PER_PERSON, seed)
+    drawn = counted(everyone.part(part), seed)
     parts = [part, *(["calibration"] if save_edges else [])]
     unseen = _check_people(workspace, edges, everyone, parts)
     vectors = {name: embed_faces(workspace, name, drawn, progress) for name in names}
@@ -91,14 +93,15 @@ def matrix(
         seed=seed,
         progress=progress,
     )
-    note = f"People of part {part}. {unseen.sentence()}"
+    some = told_of_draw(everyone.part(part), drawn)
+    note = ". ".join(filter(None, (f"People of part {part}", unseen.sentence(), some)))
     if (data / NOTICE_FILE).is_file():
         note = f"{NOTICE}. {note}"
     saved: list[Edge] = []
     left_out: list[str] = []
     if save_edges:
         kept, left_out = _related(workspace, versions, edges, measured)
-        calibrating = everyone.part("calibration").at_most(IMAGES_PER_PERSON, seed)
+        calibrating = counted(everyone.part("calibration"), seed)
         there = {name: embed_faces(workspace, name, calibrating, progress) for name in names}
         asked = unseen.to_json()
         saved = [
@@ -145,7 +148,8 @@ def _related(
         edge = edges[cell.probe, cell.stored]
         ends = by_name[cell.probe], by_name[cell.stored]
         outputs = edge.probe_output, edge.stored_output
-        if edge.bridge is not None or in_one_space(workspace.registry, *ends, outputs):
+        known = edge.bridge is not None or TOLD_APART in edge.measured
+        if known or in_one_space(workspace.registry, *ends, outputs):
             kept.append((edge, cell))
         else:
             left_out.append(edge.label)

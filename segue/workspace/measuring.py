@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from segue.errors import (
 from segue.files import translated
 from segue.images import FaceList, decode, read_faces
 from segue.types import DEFAULT_OUTPUT, no_progress
-from segue.workspace.lineage import edge_outputs
+from segue.workspace.lineage import edge_outputs, has_no_model, may_share_space
 from segue.workspace.unseen import Unseen, check_unseen
 
 if TYPE_CHECKING:
@@ -28,14 +29,23 @@ if TYPE_CHECKING:
     from segue.evaluation.verification import Verification
     from segue.harmonic.calibration import Calibration
     from segue.registry import Edge, Version
-    from segue.types import Floats, Progress
+    from segue.types import Floats, Ints, Progress
     from segue.workspace.core import Workspace
 
 IMAGES_PER_PERSON = 10
 """At most so many images of a person count in a measurement (design §6)."""
 
+MOST_IMAGES = 5_000
+"""At most so many images are compared with each other: a report of so many takes some 3.6 GiB."""
+
 EMBED_BATCH = 128
 """Images embedded at once; bounds the memory, not the result."""
+
+ASKED_FAR, LEAST_VAL = 0.1, 0.3
+"""What versions have to reach that were put into one space elsewhere: three times chance."""
+
+TOLD_APART = "told_apart"
+"""The name under which `Edge.measured` keeps what they reached."""
 
 REPORT_PARTS = ("validation", "test")
 """The parts that a report may be of: nobody in them is trained or calibrated on."""
@@ -60,6 +70,22 @@ def _embed_files(
             parts[output].append(vectors)
         progress(start + len(chunk), len(paths), f"faces embedded by {embedder.version}")
     return {output: np.concatenate(vectors) for output, vectors in parts.items()}
+
+
+def counted(faces: FaceList, seed: int) -> FaceList:
+    """Return the faces that count in a measurement: ten of a person, of as many people as fit."""
+    return faces.at_most(IMAGES_PER_PERSON, seed).sample(MOST_IMAGES, seed)
+
+
+def told_of_draw(faces: FaceList, kept: FaceList) -> str:
+    """Say in a sentence that only some people are counted; empty where all are."""
+    everybody, some = len(faces.people), len(kept.people)
+    if everybody == some:
+        return ""
+    return (
+        f"{some:,} of {everybody:,} people are measured, drawn by seed: every image is compared "
+        f"with every other, and more than {MOST_IMAGES:,} take too much memory"
+    )
 
 
 def verification(
@@ -98,13 +124,16 @@ def calibrate(
     *,
     stored: str | None,
     part: str,
+    old_vectors: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Calibrate one edge on people that nothing was trained on, and store it.
 
-    A bridge that the edge has maps the probe's vectors first.
+    A bridge that the edge has maps the probe's vectors first. Two versions that neither training
+    nor a bridge put into one space, as far as is known here, must tell people apart.
     """
     from segue.harmonic.calibration import calibrate as fit
+    from segue.workspace.retuning import old_outputs
 
     if part == "train":
         raise UsageError("people of part train were trained on; calibrate on part calibration")
@@ -112,16 +141,26 @@ def calibrate(
     probe_version = registry.resolve(probe)
     stored_version = registry.resolve(stored) if stored else probe_version
     known = find_edge(workspace, probe_version, stored_version)
-    faces = read_faces(data).part(part).at_most(IMAGES_PER_PERSON, 0)
+    everyone = read_faces(data).part(part)
+    faces = counted(everyone, 0)
     unseen = check_unseen(workspace, [known], faces.people, "calibrate it")
-    vectors = embed_faces(workspace, probe_version.version, faces, progress)[known.probe_output]
+    from_file = probe_version if has_no_model(registry, probe_version) else stored_version
+
+    def outputs(version: Version) -> dict[str, Floats]:
+        file = old_vectors if version == from_file else None
+        return old_outputs(workspace, version, faces, file, progress)
+
+    vectors = outputs(probe_version)[known.probe_output]
     against = (
-        vectors
-        if stored_version == probe_version
-        else embed_faces(workspace, stored_version.version, faces, progress)[known.stored_output]
+        vectors if stored_version == probe_version else outputs(stored_version)[known.stored_output]
     )
     if known.bridge is not None:
         vectors = known.bridge.apply(vectors, version=probe_version.version)
+    elif not may_share_space(
+        registry, probe_version, stored_version, (known.probe_output, known.stored_output)
+    ):
+        found = _told_apart(vectors, against, faces.labels, known.label)
+        known = replace(known, measured={**known.measured, TOLD_APART: found})
     try:
         calibration = fit(vectors, faces.labels, against, faces.labels, same_images=True)
     except EvaluationError as error:
@@ -131,7 +170,36 @@ def calibrate(
             else ""
         )
         raise EvaluationError(f"part {part} of {data}: {error}{other}") from error
-    return _save_calibrated(workspace, known, calibration, f"part {part}", unseen)
+    value = _save_calibrated(workspace, known, calibration, f"part {part}", unseen)
+    return {**value, "note": told_of_draw(everyone, faces)}
+
+
+def _told_apart(vectors: Floats, against: Floats, labels: Ints, label: str) -> float:
+    """Return VAL at FAR 1e-1 of two versions that nothing is known to join, where it is no chance.
+
+    Args:
+        vectors: of the probe side, unit [N, d].
+        against: of the stored side, unit [N, d], of the same images.
+        labels: who each row shows, [N].
+        label: the edge's, for the error.
+
+    Raises:
+        EvaluationError: it is too low, or nobody has two images.
+    """
+    from segue.evaluation.bootstrap import all_pairs
+    from segue.evaluation.roc import val_at_far
+    from segue.harmonic.distances import squared_distances
+
+    pairs = all_pairs(labels, directed=True)
+    flat = squared_distances(vectors, against).reshape(-1)
+    found = val_at_far(flat[pairs.genuine], flat[pairs.impostor], ASKED_FAR).val
+    if found >= LEAST_VAL:
+        return found
+    raise EvaluationError(
+        f"nothing put the versions of {label} into one space (`segue train harmonic` or `segue "
+        f"train bridge` does), and their distances do not tell people apart: VAL {found:.2f} at "
+        f"FAR {ASKED_FAR:g}, where chance is {ASKED_FAR:g} and {LEAST_VAL:g} is wanted"
+    )
 
 
 def calibrate_from_gallery(workspace: Workspace, gallery: str, seed: int) -> dict[str, Any]:

@@ -174,11 +174,11 @@ def _others(
     progress: Progress,
 ) -> tuple[Floats, Ints] | None:
     """Return vectors and labels of a part that nothing was fitted on; None where there are none."""
-    from segue.workspace.measuring import IMAGES_PER_PERSON
+    from segue.workspace.measuring import counted
 
     if not any(face.part == part for face in everyone.faces):
         return None
-    faces = everyone.part(part).at_most(IMAGES_PER_PERSON, 0)
+    faces = counted(everyone.part(part), 0)
     try:
         return _vectors(workspace, old, faces, file, progress), faces.labels
     except VectorError:

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -165,6 +166,26 @@ def test_at_most_draws_the_same_images_whoever_else_is_there(face, tmp_path):
     assert max(np.bincount(drawn.labels)) == 2
     some = {one.path for one in faces.part("train").at_most(2, seed=3).faces}
     assert some == {one.path for one in drawn.faces if one.part == "train"}
+
+
+def test_a_sample_is_of_whole_people(face, tmp_path):
+    """People are kept with all their images, in the old order, as many as there is room for."""
+    faces = read_faces(_folder(tmp_path, face))
+    assert faces.sample(len(faces), seed=0) is faces
+    room = len(faces) // 2
+    sizes = Counter(one.person for one in faces.faces)
+    seen = set()
+    for seed in range(8):
+        some = faces.sample(room, seed)
+        left_out = [sizes[person] for person in set(faces.people) - set(some.people)]
+        assert 0 < len(some) <= room < len(some) + min(left_out)
+        assert all(
+            sizes[person] == n for person, n in Counter(f.person for f in some.faces).items()
+        )
+        assert [one for one in faces.faces if one in set(some.faces)] == list(some.faces)
+        assert some == faces.sample(room, seed)
+        seen.add(some.people)
+    assert len(seen) > 1
 
 
 def test_the_fingerprint_changes_with_the_data(face, tmp_path):

@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from segue.errors import EvaluationError, FormatError
 from segue.evaluation.bootstrap import Estimate
 from segue.evaluation.gate import GateResult, evaluate_gate
 from segue.evaluation.results import CompatibilityReport, Deployed, FarPoint, Gain, Row, mixed_name
+from segue.harmonic.calibration import Calibration
 
 FARS = (0.1, 0.01, 0.001)
 NOTHING = Estimate(0, 0, 0)
@@ -149,6 +151,33 @@ def test_a_reason_names_the_worst_ratio():
         "search rank-1 falls clearly below v1 at 1 of 3 points, worst at rho 0: -4.0 [-8.0, -1.0] "
         "points (the interval's upper end must not be below 0)"
     )
+
+
+def test_v1_with_itself_is_not_what_is_least_sure():
+    """Stored at rho 0 is v1's own gallery and differs by nothing: another point is told."""
+    same = mixed("stored", 0)
+    told = {check.name: check.sentence for check in evaluate_gate(a_report(same)).checks}
+    assert told["stored VAL"].startswith(
+        "stored VAL is nowhere clearly below v1; least sure at rho 0.5, FAR 1e-1: +5.0 [+1.0, +9.0]"
+    )
+    same_all = [mixed("stored", rho) for rho in (0, 0.5, 1)]
+    told = {check.name: check for check in evaluate_gate(a_report(*same_all)).checks}
+    assert told["stored VAL"].passed
+
+
+def test_a_threshold_below_what_the_calibration_supports_is_called_extrapolated():
+    """The check says so, and from which FAR on; a threshold that is measured is not marked."""
+    distances = np.random.default_rng(0).normal(2, 0.2, 40_000)
+    calibration = Calibration.fit(distances, people_pairs=400_000, people=900)  # down to 2.5e-3
+    edges = [(a, b) for a in ("v1", "v2") for b in ("v1", "v2")]
+    report = replace(a_report(), calibrations=dict.fromkeys(edges, calibration))
+    assert report.supported_far == calibration.smallest_far
+    told = {check.name: check.sentence for check in evaluate_gate(report).checks}
+    assert "extrapolated" not in told["realised FAR 1e-2"]
+    for name in ("realised FAR 1e-3", "bound of FAR 1e-3"):
+        assert told[name].endswith(
+            "; that threshold is extrapolated, the calibration people support FAR 2.5e-03"
+        )
 
 
 def test_raw_rows_do_not_decide():

@@ -114,6 +114,15 @@ def test_the_head_tells_what_it_brings_and_costs(folder, report, make):
     assert headline(report) == ""
 
 
+def test_the_text_tells_how_far_down_each_edge_is_calibrated(folder, report):
+    """Every edge's smallest supported FAR stands there; thresholds below them are marked."""
+    text = (folder / "report.md").read_text()
+    for (probe, stored), calibration in report.calibrations.items():
+        assert f"{probe} → {stored} {calibration.smallest_far:.1e}" in text
+    assert report.supported_far > 1e-3
+    assert "Thresholds for FAR 1e-3 are extrapolated below it." in text
+
+
 def test_every_order_stands_beside_its_rank_merge(folder, report):
     """Orders, metrics and both galleries, each with its area, and search with the difference."""
     text = (folder / "report.md").read_text().split("### By the order of migrating")[1]

@@ -261,7 +261,8 @@ def test_the_curves_of_a_report_overlay_in_mlflow(registry, report, folder):
     """v1, v2 and mixed are child runs whose VAL by FAR share one grid of steps, one curve each."""
     tracking = registry.tracking
     gate = GateResult(go=True, checks=())
-    parent = tracking.compatibility_run(report, gate, folder, old="faces/1", new="faces/2")
+    with tracking.compatibility_run(report, gate, folder, old="faces/1", new="faces/2") as parent:
+        pass
     client = tracking.connect()
     runs = children(client, tracking.experiment("segue-compatibility"), parent)
     assert set(runs) == {"v1", "twin", "v2", "cross", "mixed"}
@@ -284,7 +285,8 @@ def test_a_report_is_a_parent_run_with_its_files(registry, report, folder):
     """The parent has the pictures and tables as artifacts, versions, gate and gains."""
     tracking = registry.tracking
     gate = GateResult(go=False, checks=())
-    parent = tracking.compatibility_run(report, gate, folder, old="faces/1", new="faces/2")
+    with tracking.compatibility_run(report, gate, folder, old="faces/1", new="faces/2") as parent:
+        pass
     client = tracking.connect()
     assert {x.path for x in client.list_artifacts(parent)} == {
         "roc.png",
@@ -304,7 +306,8 @@ def test_a_report_without_a_twin_has_no_twin_run(registry, folder):
     report = make_report(make_row("v1", "self", 0.8), make_row("v2", "self", 0.9))
     tracking = registry.tracking
     gate = GateResult(go=True, checks=())
-    parent = tracking.compatibility_run(report, gate, folder, old="a/1", new="a/2")
+    with tracking.compatibility_run(report, gate, folder, old="a/1", new="a/2") as parent:
+        pass
     experiment = tracking.experiment("segue-compatibility")
     assert set(children(tracking.connect(), experiment, parent)) == {"v1", "v2"}
 
@@ -321,8 +324,9 @@ def test_a_report_that_fails_half_way_leaves_no_runs(registry, report, folder, m
 
     monkeypatch.setattr(Tracking, "log_metrics", fails)
     gate = GateResult(go=True, checks=())
-    with pytest.raises(RegistryError, match="away"):
-        tracking.compatibility_run(report, gate, folder, old="a/1", new="a/2")
+    logging = tracking.compatibility_run(report, gate, folder, old="a/1", new="a/2")
+    with pytest.raises(RegistryError, match="away"), logging:
+        pass
     experiment = tracking.experiment("segue-compatibility")
     assert tracking.connect().search_runs([experiment]) == []
 

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.study import cells, command, frozen, recipes, short
+from benchmarks.study.ablations import ABLATES
 from benchmarks.study.cells import all_cells, batches, describe, models_of, twin_settings
 from benchmarks.study.foreign import ForeignModel, apply_head, train_head
 from benchmarks.study.people import TRAIN, VALIDATION, People, mislabelled
-from benchmarks.study.recipes import DECIDES, ILLUSTRATES, STUDIES, Recipe, Study
+from benchmarks.study.recipes import DECIDES, ILLUSTRATES, Recipe, Study
+from benchmarks.study.studies import STUDIES
 from benchmarks.study.targets import targets
 from segue.errors import MissingPathError, UnsafeModelError, UsageError
 from segue.evaluation.upgrade import Figure, UpgradeFigures
@@ -37,20 +39,26 @@ def test_every_registered_loss_and_bridge_is_compared():
 
 def test_recipes_are_named_once_and_take_equal_steps():
     """None embeds more batches than its twin; an ablation varies a recipe of as many seeds."""
-    names = [recipe.name for study in STUDIES for recipe in study.recipes]
-    assert len(names) == len(set(names))
-    known = {recipe.name: recipe for recipe in DECIDES.recipes}
-    for recipe in DECIDES.recipes:
-        given = recipe.settings or DECIDES.further
-        twin = twin_settings(DECIDES, recipe)
-        assert batches(given) <= batches(twin) == 650
-        assert given.steps == twin.steps
-        assert (given.threads, given.precision) == (1, "bfloat16")
-        if recipe.group in {recipes.ABLATION, recipes.NOISE}:
-            assert recipe.seeds == 3 <= known[recipe.beside].seeds
-        else:
-            assert recipe.seeds == 5
-    for study in STUDIES:
+    opened = [
+        recipe.name for study in STUDIES.values() if study.opens_test for recipe in study.recipes
+    ]
+    assert len(opened) == len(set(opened))
+    for study in (DECIDES, ABLATES):
+        known = {recipe.name: recipe for recipe in study.recipes}
+        assert len(known) == len(study.recipes)
+        for recipe in study.recipes:
+            given = recipe.settings or study.further
+            twin = twin_settings(study, recipe)
+            assert batches(given) <= batches(twin) == 650
+            assert given.steps == twin.steps
+            precision = "bfloat16" if study is DECIDES else "float32"
+            assert (given.threads, given.precision) == (1, precision)
+            assert recipe.seeds == (5 if study is DECIDES else 3)
+            varies = recipe.group in {recipes.ABLATION, recipes.NOISE}
+            assert bool(recipe.beside) == varies
+            if varies:
+                assert known[recipe.beside].group == recipes.STRATEGY
+    for study in STUDIES.values():
         for recipe in study.recipes:
             told = [cell.digest for cell in models_of(study, recipe, 0, "faces")]
             assert len(set(told)) == len(told)
@@ -59,23 +67,41 @@ def test_recipes_are_named_once_and_take_equal_steps():
 def test_recipes_that_differ_have_cells_of_their_own():
     """No two recipes of a study train the same; all share v1, and all but the noisy the start."""
     made = {
-        recipe.name: models_of(DECIDES, recipe, 1, "faces")
-        for recipe in DECIDES.recipes
-        if recipe.settings is not None
+        study.name: {
+            recipe.name: models_of(study, recipe, 1, "faces")
+            for recipe in study.recipes
+            if recipe.settings is not None
+        }
+        for study in (DECIDES, ABLATES)
     }
-    assert len({models.new.digest for models in made.values()}) == len(made)
-    assert len({models.old.digest for models in made.values()}) == 1
-    assert len({models.start.digest for models in made.values()}) == 3  # 0, 10 and 20 % noise
-    assert len({models.twin.digest for models in made.values()}) == 4  # and of one stage
+    for study, starts in ((DECIDES, 1), (ABLATES, 3)):  # 0, 10 and 20 % noise
+        models = made[study.name].values()
+        assert len({each.new.digest for each in models}) == len(models)
+        assert len({each.old.digest for each in models}) == 1
+        assert len({each.start.digest for each in models}) == starts
+        assert len({each.twin.digest for each in models}) == starts + 1  # and of one stage
     foreign = models_of(ILLUSTRATES, ILLUSTRATES.recipes[0], 1, "faces")
-    assert foreign.old.digest == made["segue"].old.digest
+    assert foreign.old.digest == made[DECIDES.name]["segue"].old.digest
     assert [cell.kind for cell in foreign] == [cells.V1, cells.FOREIGN, cells.HEAD]
+
+
+def test_what_is_varied_is_the_strategy_that_the_upgrade_decides_on():
+    """A parent differs from the strategy of its name by precision alone; noise by the labels."""
+    decided = {recipe.name: recipe for recipe in DECIDES.recipes}
+    known = {recipe.name: recipe for recipe in ABLATES.recipes}
+    for recipe in ABLATES.recipes:
+        if recipe.group == recipes.STRATEGY:
+            told = replace(decided[recipe.name].settings, precision="float32")
+            assert recipe.settings == told
+        if recipe.group == recipes.NOISE:
+            assert recipe.settings == known[recipe.beside].settings
+            assert recipe.noise > 0
 
 
 def test_cells_are_ordered_seed_by_seed_and_needs_come_first():
     """A prefix of the list is already a table of all strategies on some seeds."""
-    chosen = [each for each in DECIDES.recipes if each.group != recipes.ABLATION]
-    found = all_cells(DECIDES, chosen, [1, 0], "faces")
+    chosen = [each for each in ABLATES.recipes if each.group != recipes.ABLATION]
+    found = all_cells(ABLATES, chosen, [1, 0], "faces")
     place = {cell.digest: number for number, cell in enumerate(found)}
     for cell in found:
         assert all(place[need.digest] < place[cell.digest] for need in cell.needs)
@@ -302,6 +328,21 @@ def test_the_part_test_is_opened_from_a_commit_only(tmp_path):
     file.write_text("{ }")
     with pytest.raises(UsageError, match="uncommitted changes"):
         frozen.committed([file])
+
+
+def test_the_part_test_is_not_for_ablations(tmp_path, capsys, monkeypatch):
+    """They are never frozen, and a study that has no other recipe opens nothing."""
+    monkeypatch.setattr(frozen, "FROZEN", tmp_path / "frozen.json")
+    monkeypatch.setattr(People, "fingerprint", "faces")
+    assert command.main(["--freeze", "--out", str(tmp_path)]) == 0
+    names = frozen.frozen_names(tmp_path / "frozen.json")
+    assert set(names) == {x.name for study in (DECIDES, ILLUSTRATES) for x in study.recipes}
+    capsys.readouterr()
+    asked = ["--part", "test", "--out", str(tmp_path), "--only", "segue, one stage"]
+    assert command.main(asked) == 1
+    assert "unknown recipe 'segue, one stage'" in capsys.readouterr().err
+    assert command.main(["--list", "--out", str(tmp_path), "--studies", "large"]) == 1
+    assert "ablations, decides, illustrates" in capsys.readouterr().err
 
 
 def test_targets_say_what_is_met():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,7 +243,7 @@ def test_a_report_says_what_it_is_of(bridged):
 def test_an_edge_saved_while_an_upgrade_is_measured_is_kept(
     bridged, faces, monkeypatch, when, pair
 ):
-    """Whoever saved it wins; of the report nothing is left, and if it was seen, no run either."""
+    """Whoever saved it wins; of the report nothing is left, no run either."""
     folders = sorted((bridged.root / "reports").iterdir())
     known = bridged.registry.edge(*pair)
     logged = []
@@ -257,10 +258,13 @@ def test_an_edge_saved_while_an_upgrade_is_measured_is_kept(
             meanwhile()
         return measure(*args, **more)
 
+    @contextmanager
     def run(*args, **more):
-        logged.append(log(*args, **more))
-        if when == "while logging":
-            meanwhile()
+        with log(*args, **more) as parent:
+            logged.append(parent)
+            if when == "while logging":
+                meanwhile()
+            yield parent
 
     monkeypatch.setattr(measuring, "measure_compatibility", measured)
     monkeypatch.setattr(bridged.registry.tracking, "compatibility_run", run)
@@ -270,6 +274,8 @@ def test_an_edge_saved_while_an_upgrade_is_measured_is_kept(
     assert [report.report for report in bridged.registry.reports()] == [1]
     assert sorted((bridged.root / "reports").iterdir()) == folders
     assert len(logged) == (when == "while logging")
+    client = bridged.registry.tracking.connect()
+    assert all(client.get_run(run).info.lifecycle_stage == "deleted" for run in logged)
 
 
 def test_an_edge_tells_of_the_calibration_that_it_has(workspace, faces):

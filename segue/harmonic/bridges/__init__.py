@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from segue.harmonic.bridges.affine import fit_low_rank, fit_procrustes, fit_ridge
 from segue.harmonic.bridges.bridge import Bridge, Correction
-from segue.harmonic.bridges.choose import BridgeChoice, KindScore, choose_bridge
+from segue.harmonic.bridges.choose import BridgeChoice, KindScore, check_choosable, choose_bridge
 from segue.harmonic.bridges.fit import Fitted, Fitter, fit_bridge, list_bridges, register_bridge
 from segue.harmonic.bridges.mlp import fit_mlp
 from segue.harmonic.bridges.retuning import RETUNING, check_retunable, fit_retuning
@@ -26,6 +26,7 @@ __all__ = [
     "Fitted",
     "Fitter",
     "KindScore",
+    "check_choosable",
     "check_retunable",
     "choose_bridge",
     "fit_bridge",

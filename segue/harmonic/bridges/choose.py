@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segue.arrays import check_labels
-from segue.errors import UsageError
+from segue.errors import PeopleError, UsageError
 from segue.harmonic.bridges.fit import (
     FITTERS,
     FOLDS,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from segue.harmonic.bridges.bridge import Bridge
     from segue.types import Doubles, Floats, Ints
+
+FEWEST_PEOPLE = 3
 
 FAR = 1e-2
 """The false accept rate at which VAL is told beside the distance."""
@@ -126,6 +128,7 @@ def choose_bridge(
     _, right = check_pairs(source, target)
     given, wanted = np.asarray(source), np.asarray(target)
     groups = check_labels(labels, len(right))
+    check_choosable(groups)
     fold_of = people_folds(groups, seed, folds)
 
     def fit(kind: str, rows: Any) -> Bridge:
@@ -155,6 +158,20 @@ def choose_bridge(
     best = scores[0].kind
     unrelated = _unrelated(held_out[best], right, groups)
     return BridgeChoice(bridges[best], tuple(scores), held_out[best], unrelated)
+
+
+def check_choosable(labels: ArrayLike) -> None:
+    """Refuse too few people to choose a bridge on: two to choose settings, one to compare on.
+
+    Raises:
+        PeopleError: fewer than three.
+    """
+    people = len(np.unique(np.asarray(labels)))
+    if people < FEWEST_PEOPLE:
+        raise PeopleError(
+            f"a bridge is chosen on images of at least {FEWEST_PEOPLE} people, and is good on "
+            f"hundreds; these are of {people}: give more people"
+        )
 
 
 def _unrelated(mapped: Floats, target: Doubles, groups: Ints) -> float:
