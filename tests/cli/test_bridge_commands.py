@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -39,7 +40,10 @@ def test_a_bridge_by_commands_from_training_to_a_search(segue, workspace, faces,
     assert "held-out distance" in told
     assert f"bridge {made['bridge']} (ridge), faces/2 -> faces/1" in told
     assert "segue calibrate faces/2 --stored faces/1" in told
+    assert "edge faces/2 -> faces/1: not calibrated\n" in run("models", "show", "faces/2").out
     run("calibrate", "faces/2", "--stored", "faces/1", "--data", faces)
+    shown = run("models", "show", "faces/2").out
+    assert "edge faces/2 -> faces/1: calibrated down to FAR " in shown
     refused = run(*fit, code=2)
     assert refused.err.count("\n") == 1
     assert "pass --replace" in refused.err
@@ -60,6 +64,30 @@ def test_a_bridge_by_commands_from_training_to_a_search(segue, workspace, faces,
     assert json.loads(run("train", "bridge", *ENDS, "--data", faces, "--direction", "old-to-new",
                           "--kind", "procrustes", "--json").out)["stored"] == "faces/2"  # fmt: skip
     assert run("doctor").out == "nothing wrong\n"
+
+
+def test_what_comes_next_names_the_file_of_vectors(segue, workspace, faces, tmp_path):
+    """A version without a model: the command that is told next can be typed as it stands."""
+    everyone = read_faces(faces)
+    opened = Workspace.open(workspace)
+    vectors = embed_faces(opened, "faces/1", everyone)["embedding"]
+    opened.database.close()
+    paths = [face.path.relative_to(everyone.root).as_posix() for face in everyone.faces]
+    file = tmp_path / "old.npz"
+    np.savez(file, paths=np.array(paths), vectors=vectors)
+    dimension = vectors.shape[1]
+    assert not segue("-w", workspace, "models", "register", "gone", "--vectors", dimension).code
+    fit = ("train", "bridge", "--old", "gone/1", "--new", "faces/2", "--kind", "procrustes")
+    told = segue("-w", workspace, *fit, "--data", faces, "--old-vectors", file).out
+    command = re.search(r"next: `segue (calibrate [^`]*)`", told)[1]
+    assert command.endswith(f"--data {faces} --old-vectors {file}")
+    done = segue("-w", workspace, *command.split())
+    assert done.code == 0
+    assert "calibrated faces/2 -> gone/1" in done.out
+    wrong = segue("-w", workspace, "calibrate", "faces/2", "--from-gallery", "people",
+                  "--old-vectors", file)  # fmt: skip
+    assert wrong.code == 2
+    assert "--old-vectors belong to --data" in wrong.err
 
 
 def test_a_map_that_learned_nothing_is_warned_of(segue, workspace, faces, monkeypatch):

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,6 +26,7 @@ from segue.evaluation.plot_distributions import plot_distributions
 from segue.evaluation.plots import plot_backfill, plot_mixed, plot_roc
 from segue.evaluation.report import gate_lines
 from segue.evaluation.results import far_text
+from segue.harmonic.calibration import Calibration
 from segue.synthetic import NOTICE
 
 TOLD = {"note": "drawn", "remark": "Of three bridges the best."}
@@ -119,8 +121,14 @@ def test_the_text_tells_how_far_down_each_edge_is_calibrated(folder, report):
     text = (folder / "report.md").read_text()
     for (probe, stored), calibration in report.calibrations.items():
         assert f"{probe} → {stored} {calibration.smallest_far:.1e}" in text
-    assert report.supported_far > 1e-3
-    assert "Thresholds for FAR 1e-3 are extrapolated below it." in text
+    assert report.supported_far <= 1e-2
+    assert "extrapolated below it" not in text
+    few = np.random.default_rng(0).normal(2, 0.2, 2000)
+    coarse = Calibration.fit(few, people_pairs=2000, people=64)
+    edges = {**report.calibrations, ("v2", "v1"): coarse}
+    told = render_markdown(replace(report, calibrations=edges), evaluate_gate(report))
+    assert "v2 → v1 5.0e-02" in told
+    assert "Thresholds for FAR 1e-2 are extrapolated below it." in told
 
 
 def test_every_order_stands_beside_its_rank_merge(folder, report):

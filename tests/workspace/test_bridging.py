@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parts_world import half_of_train_tested, with_parts
 
 from segue import Workspace
 from segue.errors import (
+    NoModelError,
     PeopleError,
     StaleEdgeError,
     UnknownNameError,
@@ -254,13 +256,13 @@ def test_nothing_is_measured_on_the_people_that_a_bridge_was_fitted_on(bridged, 
 
 def test_one_person_that_a_bridge_was_fitted_on_is_told_among_others(bridged, faces, tmp_path):
     """Lists of people that overlap are refused like equal ones; those that do not are not."""
-    mixed = _with_parts(faces, tmp_path / "mixed", _swap_one("validation", "calibration"))
+    mixed = with_parts(faces, tmp_path / "mixed", _swap_one("validation", "calibration"))
     swapped = len(read_faces(faces).part("calibration").people)
     with pytest.raises(UsageError, match=f"fitted on 1 of these {swapped} people; calibrate it"):
         bridged.calibrate("faces/2", mixed, stored="faces/1")
     with pytest.raises(UsageError, match=r"fitted on 1 of these .* measure and calibrate it"):
         bridged.evaluate_compatibility("faces/1", "faces/2", mixed, part="test", bootstrap=40)
-    others = _with_parts(faces, tmp_path / "others", _swap_one("train", "calibration"))
+    others = with_parts(faces, tmp_path / "others", _swap_one("train", "calibration"))
     bridged.calibrate("faces/2", others, stored="faces/1")
 
 
@@ -300,7 +302,7 @@ def test_a_report_measures_the_edge_with_its_bridge_and_keeps_it(bridged, faces,
     """With a bridge v2 -> v1 the report compares mapped vectors; dimensions may differ."""
     before = bridged.registry.edge("faces/2", "faces/1")
     back = bridged.registry.edge("faces/1", "faces/2")
-    moved = _with_test_people(faces, tmp_path / "moved")
+    moved = with_parts(faces, tmp_path / "moved", half_of_train_tested)
     result = bridged.evaluate_compatibility("faces/1", "faces/2", moved, part="test", bootstrap=40)
     after = bridged.registry.edge("faces/2", "faces/1")
     assert after.bridge.to_bytes() == before.bridge.to_bytes()
@@ -316,43 +318,15 @@ def test_a_report_measures_the_edge_with_its_bridge_and_keeps_it(bridged, faces,
     assert told["remark"] in (result.folder / "report.md").read_text(encoding="utf-8")
 
 
-def _with_test_people(faces, folder):
-    """The same faces, half of the train people being part test."""
-
-    def halve(parts):
-        train = [place for place, part in enumerate(parts) if part == "train"]
-        for place in train[::2]:
-            parts[place] = "test"
-
-    return _with_parts(faces, folder, halve)
-
-
 def _swap_one(one, other):
     """Change the parts of one person of each of two parts; half of the train people are tested."""
 
     def swap(parts):
         first, second = parts.index(one), parts.index(other)
         parts[first], parts[second] = other, one
-        train = [place for place, part in enumerate(parts) if part == "train"]
-        for place in train[::2]:
-            parts[place] = "test"
+        half_of_train_tested(parts)
 
     return swap
-
-
-def _with_parts(faces, folder, change):
-    """The same faces, in parts that `change` changes."""
-    lines = (faces / "people.csv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split(",") for line in lines[1:]]
-    place = lines[0].split(",").index("part")
-    parts = [row[place] for row in rows]
-    change(parts)
-    for row, part in zip(rows, parts, strict=True):
-        row[place] = part
-    folder.mkdir()
-    (folder / "images").symlink_to(faces / "images")
-    (folder / "people.csv").write_text("\n".join([lines[0], *(",".join(r) for r in rows)]) + "\n")
-    return folder
 
 
 def test_an_old_version_without_a_model_gets_a_bridge_from_its_vectors(bridged, faces, tmp_path):
@@ -371,14 +345,29 @@ def test_an_old_version_without_a_model_gets_a_bridge_from_its_vectors(bridged, 
         "ridge", *sides, labels=drawn.labels, source_version="faces/2", target_version="gone/1"
     )
     assert np.allclose(made.bridge.matrix, expected.matrix, atol=1e-4)
+    with pytest.raises(NoModelError, match="--old-vectors"):
+        bridged.calibrate("faces/2", faces, stored=gone.version)
+    bridged.calibrate("faces/2", faces, stored=gone.version, old_vectors=tmp_path / "old.npz")
+    bridged.calibrate(gone.version, faces, old_vectors=tmp_path / "old.npz")
+    sides = [embed_faces(bridged, v, everyone.part("calibration")) for v in ("faces/2", "faces/1")]
+    mapped = made.bridge.apply(sides[0]["embedding"], version="faces/2")
+    labels = everyone.part("calibration").labels
+    wanted = [
+        calibrating.calibrate(side, labels, sides[1]["embedding"], labels, same_images=True)
+        for side in (mapped, sides[1]["embedding"])
+    ]
+    found = [bridged.registry.edge(x, gone.version) for x in ("faces/2", gone.version)]
+    for edge, calibration in zip(found, wanted, strict=True):
+        assert edge.calibration.impostors == calibration.impostors
+        assert edge.calibration.distances == pytest.approx(calibration.distances, rel=1e-4)
     np.savez(tmp_path / "few.npz", paths=np.array(paths[1:4]), vectors=vectors[1:4])
     with pytest.raises(VectorError):
         bridged.train_bridge(
-            faces, old=gone.version, new="faces/2", old_vectors=tmp_path / "few.npz"
+            faces, old=gone.version, new="faces/2", old_vectors=tmp_path / "few.npz", replace=True
         )
 
 
-def test_a_wrong_call_changes_nothing(bridged, faces, tmp_path):
+def test_a_wrong_call_changes_nothing(bridged, faces, tmp_path, monkeypatch):
     """One version, unknown names and too few people are refused before anything is saved."""
     edges = bridged.registry.edges()
     with pytest.raises(UsageError, match="two versions"):
@@ -387,6 +376,7 @@ def test_a_wrong_call_changes_nothing(bridged, faces, tmp_path):
         bridged.train_bridge(faces, old="faces/1", new="faces/2", kind="affine")
     with pytest.raises(UnknownNameError, match="direction"):
         bridged.train_bridge(faces, old="faces/1", new="faces/2", direction="both")
+    monkeypatch.setattr(bridged.registry.tracking, "training_run", None)
     write_faces(tmp_path / "few", people=6, images=3, size=32, seed=1)
     with pytest.raises(PeopleError):
         bridged.train_bridge(tmp_path / "few", old="faces/1", new="faces/2", replace=True)

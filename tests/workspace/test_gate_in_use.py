@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from parts_world import half_of_train_tested, one_less_to_calibrate, with_parts
 
 from segue import Workspace, cli
 from segue.errors import GateError, StaleEdgeError, StalePlanError, UnmeasuredEdgeError, UsageError
@@ -28,32 +29,14 @@ GO = GateResult(True, (Check("tax", True, 0.0, 0.02, "the tax is within its budg
 def faces(tmp_path_factory) -> Path:
     """People of all parts: half of those to train on are part test."""
     folder = tmp_path_factory.mktemp("faces")
-    write_faces(folder, people=48, images=4, size=32, seed=6)
-    _change_parts(folder, lambda train, _: dict.fromkeys(train[::2], "test"))
-    return folder
-
-
-def _change_parts(folder, change):
-    """Give people other parts: `change` is told the rows of parts train and calibration."""
-    file = folder / "people.csv"
-    rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
-    place = rows[0].index("part")
-    parts = [
-        [number for number, row in enumerate(rows) if row[place] == part]
-        for part in ("train", "calibration")
-    ]
-    for number, part in change(*parts).items():
-        rows[number][place] = part
-    file.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+    write_faces(folder / "drawn", people=48, images=4, size=32, seed=6)
+    return with_parts(folder / "drawn", folder / "tested", half_of_train_tested)
 
 
 @pytest.fixture
 def fewer(faces, tmp_path) -> Path:
     """The same faces with one person less to calibrate on."""
-    (tmp_path / "images").symlink_to(faces / "images")
-    shutil.copy(faces / "people.csv", tmp_path / "people.csv")
-    _change_parts(tmp_path, lambda _, calibration: {calibration[0]: "train"})
-    return tmp_path
+    return with_parts(faces, tmp_path / "fewer", one_less_to_calibrate)
 
 
 @pytest.fixture(scope="module")
