@@ -36,7 +36,7 @@ IMAGES_PER_PERSON = 10
 """At most so many images of a person count in a measurement (design §6)."""
 
 MOST_IMAGES = 5_000
-"""At most so many images are compared with each other: a report of so many takes some 3.6 GiB."""
+"""At most so many images are compared with each other: a report of so many takes some 3.5 GiB."""
 
 EMBED_BATCH = 128
 """Images embedded at once; bounds the memory, not the result."""
