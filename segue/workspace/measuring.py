@@ -156,11 +156,6 @@ def calibrate(
     )
     if known.bridge is not None:
         vectors = known.bridge.apply(vectors, version=probe_version.version)
-    elif not may_share_space(
-        registry, probe_version, stored_version, (known.probe_output, known.stored_output)
-    ):
-        found = _told_apart(vectors, against, faces.labels, known.label)
-        known = replace(known, measured={**known.measured, TOLD_APART: found})
     try:
         calibration = fit(vectors, faces.labels, against, faces.labels, same_images=True)
     except EvaluationError as error:
@@ -170,6 +165,12 @@ def calibrate(
             else ""
         )
         raise EvaluationError(f"part {part} of {data}: {error}{other}") from error
+    outputs_compared = known.probe_output, known.stored_output
+    if known.bridge is None and not may_share_space(
+        registry, probe_version, stored_version, outputs_compared
+    ):
+        found = _told_apart(vectors, against, faces.labels, known.label)
+        known = replace(known, measured={**known.measured, TOLD_APART: found})
     value = _save_calibrated(workspace, known, calibration, f"part {part}", unseen)
     return {**value, "note": told_of_draw(everyone, faces)}
 
