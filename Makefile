@@ -34,14 +34,15 @@ bench-mining: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mining.py
 
 # Every strategy and bridge on the same upgrade: hours on two cores; stops and goes on. STUDY=short
-# draws faces and takes seconds. PART=test measures each frozen recipe once.
+# draws faces and takes seconds. PART=test measures each frozen recipe once. STUDIES=ablations is
+# the smaller upgrade alone.
 STUDY   ?= full
 PART    ?= validation
 WORKERS ?= 2
 study: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.study $(if $(filter short,$(STUDY)),--short) --part $(PART) \
 		--workers $(WORKERS) --out $(if $(OUT),$(OUT),.study$(if $(filter short,$(STUDY)),/short)) \
-		$(if $(DATA),--data $(DATA))
+		$(if $(DATA),--data $(DATA)) $(if $(STUDIES),--studies '$(STUDIES)')
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m segue.cli.reference > docs/cli.md
