@@ -21,7 +21,6 @@ from benchmarks.study.recipes import (
     START,
     STEPS,
     STRATEGIES,
-    STRATEGY,
     Recipe,
     Study,
     further,
@@ -44,7 +43,7 @@ def ablation(name: str, beside: str, says: str, settings: HarmonicSettings) -> R
 
 
 def one_stage(settings: HarmonicSettings) -> HarmonicSettings:
-    """Return FaceNet's way without the stage of the embedding layer: as many batches in all."""
+    """Return settings without the stage of heads alone: as many batches of FaceNet's way in all."""
     return replace(settings, head_steps=0, steps=AT_ONCE)
 
 
@@ -73,7 +72,7 @@ ABLATIONS = (
         "segue, one stage",
         "segue",
         "The whole network and the head from the first step on.",
-        further(head_steps=0, steps=AT_ONCE),
+        one_stage(further()),
     ),
     ablation(
         "bct, one stage",
@@ -206,7 +205,7 @@ def noisy(recipe: Recipe, share: float) -> Recipe:
 
 
 _NAMED = {recipe.name: small(recipe) for recipe in STRATEGIES if recipe.name in VARIED}
-PARENTS = tuple(replace(_NAMED[name], group=STRATEGY) for name in VARIED)
+PARENTS = tuple(_NAMED[name] for name in VARIED)
 
 ABLATES = Study(
     name="smaller network to a larger one, for ablations",

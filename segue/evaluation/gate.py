@@ -266,11 +266,11 @@ def _realised(report: CompatibilityReport, far: float) -> Iterator[Check]:
         raise EvaluationError(
             f"the report has no realised FAR at {far_text(far)}; measure it with that FAR"
         )
-    supported = report.supported_far
     told = (
-        f"; that threshold is extrapolated, the calibration people support FAR {supported:.1e}"
-        if far < supported * (1 - 1e-9)
-        else ""
+        ""
+        if report.supports(far)
+        else "; that threshold is extrapolated, the calibration people support FAR "
+        f"{report.supported_far:.1e}"
     )
     for bound, (name, limit) in enumerate(limits):
         if not all(point.measurable for _, point in found):

@@ -301,8 +301,7 @@ def _calibrated(report: CompatibilityReport) -> Iterator[str]:
         "Smallest FAR that the calibration people support (100 pairs of images and 50 pairs of "
         f"people accepted): {', '.join(edges)}."
     )
-    least = report.supported_far
-    below = [far_text(far) for far in _shown_fars(report) if far < least * (1 - 1e-9)]
+    below = [far_text(far) for far in _shown_fars(report) if not report.supports(far)]
     if below:
         told += f" Thresholds for FAR {', '.join(below)} are extrapolated below it."
     yield told

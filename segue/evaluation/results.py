@@ -266,12 +266,15 @@ class CompatibilityReport:
     @property
     def supported_far(self) -> float:
         """The smallest FAR that the calibration people support on every edge among v1 and v2."""
-        among = [
-            calibration.smallest_far
-            for edge, calibration in self.calibrations.items()
-            if set(edge) <= {"v1", "v2"}
-        ]
-        return max(among, default=0.0)
+        return max((each.smallest_far for each in self._mixed_calibrations()), default=0.0)
+
+    def supports(self, far: float) -> bool:
+        """Tell whether a threshold for `far` rests on data, on every edge among v1 and v2."""
+        return all(each.supports(far) for each in self._mixed_calibrations())
+
+    def _mixed_calibrations(self) -> list[Calibration]:
+        """Return the calibrations of the edges that a mixed gallery is ranked by."""
+        return [found for edge, found in self.calibrations.items() if set(edge) <= {"v1", "v2"}]
 
     @property
     def measurable_fars(self) -> tuple[float, ...]:

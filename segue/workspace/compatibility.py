@@ -226,7 +226,8 @@ def _cross_edge(workspace: Workspace, new: Version, old: Version) -> Edge:
     found = Edge(new.version, old.version, *outputs)
     if known is None:
         return found
-    kept = {name: known.measured[name] for name in (TOLD_APART,) if name in known.measured}
+    told = known.measured.get(TOLD_APART)
+    kept = {} if told is None else {TOLD_APART: told}
     return replace(found, measured=kept, created_at=known.created_at)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from network_world import register_all
 from parts_world import half_of_train_tested, with_parts
 
 from segue import Workspace
@@ -27,9 +28,8 @@ from segue.harmonic import calibration as calibrating
 from segue.harmonic.bridges import fit_bridge, list_bridges, mlp
 from segue.images import read_faces
 from segue.index import Probe
-from segue.networks import build_network, save_weights
+from segue.networks import build_network
 from segue.synthetic import write_faces
-from segue.types import Preprocessing
 from segue.workspace import people as marking
 from segue.workspace.bridging import with_best_bridge
 from segue.workspace.measuring import embed_faces
@@ -62,14 +62,7 @@ def independent(tmp_path_factory, faces) -> Workspace:
         noise = torch.randn(other.weight.shape, generator=draw) * head.weight.std()
         other.weight.copy_(turn @ head.weight + 0.1 * noise)
         other.bias.copy_(turn @ head.bias)
-    for network in (old, new, new):
-        workspace.registry.register_network(
-            "faces",
-            architecture=network.architecture,
-            settings=network.settings,
-            weights=save_weights(network),
-            preprocessing=Preprocessing(32, 32),
-        )
+    register_all(workspace, old, new, new)
     for version in ("faces/1", "faces/2", "faces/3"):
         workspace.calibrate(version, faces)
     return workspace

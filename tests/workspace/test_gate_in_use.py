@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from network_world import register_all
 from parts_world import half_of_train_tested, one_less_to_calibrate, with_parts
 
 from segue import Workspace, cli
@@ -17,9 +18,8 @@ from segue.errors import GateError, StaleEdgeError, StalePlanError, UnmeasuredEd
 from segue.evaluation import compatibility as measuring
 from segue.evaluation import gate as judging
 from segue.evaluation.gate import Check, GateResult
-from segue.networks import build_network, save_weights
+from segue.networks import build_network
 from segue.synthetic import write_faces
-from segue.types import Preprocessing
 
 OLD, NEW = "faces/1", "faces/2"
 GO = GateResult(True, (Check("tax", True, 0.0, 0.02, "the tax is within its budget"),))
@@ -47,13 +47,7 @@ def made(tmp_path_factory) -> Path:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = build_network("small", {"width": 2, "dimension": 6})
-        workspace.registry.register_network(
-            "faces",
-            architecture=network.architecture,
-            settings=network.settings,
-            weights=save_weights(network),
-            preprocessing=Preprocessing(32, 32),
-        )
+        register_all(workspace, network)
     workspace.database.close()
     return workspace.root
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from network_world import register_all
 from PIL import Image
 
 from segue import Workspace
@@ -14,8 +15,7 @@ from segue.errors import EvaluationError, UnmeasuredEdgeError
 from segue.evaluation import gate as judging
 from segue.evaluation.gate import Check, GateResult
 from segue.images import read_faces
-from segue.networks import build_network, save_weights
-from segue.types import Preprocessing
+from segue.networks import build_network
 from segue.workspace import measuring
 from segue.workspace.measuring import TOLD_APART
 
@@ -53,14 +53,7 @@ def workspace(tmp_path) -> Workspace:
     with torch.no_grad():
         weight = networks[1].heads["embedding"].weight
         weight.add_(0.05 * weight.std() * torch.randn(weight.shape, generator=draw))
-    for network in networks:
-        made.registry.register_network(
-            "faces",
-            architecture=network.architecture,
-            settings=network.settings,
-            weights=save_weights(network),
-            preprocessing=Preprocessing(32, 32),
-        )
+    register_all(made, *networks)
     return made
 
 
